@@ -1,0 +1,99 @@
+"""The default configuration; files in `configs/` change what differs.
+
+Every key has its default here, so that a misspelt override fails (the config is locked) and a config file
+shows only what it is about. Defaults of the model, losses and optimiser are Table 2 of the paper
+(`docs/method.md`); what the paper leaves open is marked "ours".
+"""
+
+from ml_collections import ConfigDict
+
+
+def default_config(name: str) -> ConfigDict:
+    """A complete configuration called `name` (the default working directory is `runs/<name>`)."""
+    config = ConfigDict()
+    config.name = name
+    config.seed = 0
+    config.method = "knowledge_ssl"
+
+    config.data = ConfigDict({
+        "source": "tables",  # tables | openstack | nezha
+        "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
+        "prepared_dir": f"prepared/{name}",
+        "faults_path": "",  # labels, where the raw layout has none
+        "segments_path": "",  # observed segments, where the raw layout does not tell
+        "utc_offset_hours": 1.0,  # of times written without an offset in logs and metrics (openstack)
+        "on_bad_rows": "quarantine",  # quarantine | error
+        "node_level": "service",  # service | instance: what one service node stands for
+        "tick_seconds": 1.0,
+        "window_length": 20,  # ticks (Table 2)
+        "stride": 5,  # ticks (Table 2)
+        "train_stride": 5,  # ticks between the starts of training sequences (ours)
+        "sequence_length": 8,  # consecutive windows in a training sequence (ours)
+        "batch_size": 32,  # sequences in the global batch (Table 2)
+        "protocol": "chronological",  # chronological | fold:K (K = 0..4)
+        "train_share": 0.6,  # of the segments of a recording, in time order
+        "calibration_share": 0.25,  # of the training segments, held out from fitting
+        "train_on": "normal",  # normal: leave out windows that touch a known fault | all
+        "segment_seconds": 600.0,  # continuous time is cut into segments of this length
+        "recording_gap_hours": 6.0,  # a longer silence separates recordings
+        "metrics": (".*",),  # regular expressions of the metric names to use
+        "max_templates_per_service": 40,  # the most frequent ones; the rest share one node
+        "min_template_count": 3,  # in training time
+        "ridge": 3.0,  # strength of the closed-form expectations, in windows
+        "num_workers": 0,  # of the process pool; 0: all cores
+    })
+    # The embedded simulator (openstack, without raw_dir). hours = 0: none.
+    config.simulate = ConfigDict({
+        "hours": 0.0,
+        "seed": 0,
+        "faults_per_hour": 10.0,
+        "fault_kinds": ("restart", "latency", "error", "cpu", "memory", "message_loss"),
+    })
+
+    config.model = ConfigDict({
+        "hidden_dim": 256,  # Table 2
+        "num_graph_layers": 2,  # Table 2
+        "dropout": 0.3,  # Table 2
+        "num_prototypes": 32,  # Table 2
+        "propagation": "auto",  # auto | dense | segment
+        "precision": "float32",
+    })
+    config.loss = ConfigDict({
+        "reconstruction": 1.0,  # lambda_1, Table 2
+        "contrastive": 0.5,  # lambda_2, Table 2
+        "knowledge": 0.3,  # lambda_3, Table 2
+        "temperature": 0.2,  # Table 2
+        "mask_ratio": 0.15,  # Table 2
+    })
+    config.views = ConfigDict({  # the positive view of the contrast (ours)
+        "edge_drop": 0.1,  # share of edges
+        "attribute_drop": 0.1,  # share of signal entries
+        "tick_jitter": 1,  # ticks; the window before or after, where it is prepared
+    })
+    config.knowledge = ConfigDict({"path": ""})
+    config.optimizer = ConfigDict({
+        "learning_rate": 5e-4,  # Table 2
+        "weight_decay": 1e-4,  # Table 2
+        "clip_norm": 1.0,  # ours
+    })
+    config.train = ConfigDict({
+        "num_epochs": 100,  # Table 2
+        "checkpoint_every": 10,  # epochs
+        "keep_checkpoints": 2,
+        "resident_megabytes": 2048,  # a larger dataset is streamed to the device in chunks
+        "compilation_cache": True,
+    })
+    config.parallel = ConfigDict({"mapping": "pmap"})  # pmap | shard_map
+    config.score = ConfigDict({
+        "variant": "calibrated",  # calibrated | paper: which one is `score`; both are always reported
+        "alpha": 1.0,  # reconstruction (the paper gives no values)
+        "beta": 1.0,  # temporal
+        "eta": 1.0,  # prior
+        "scale_floor": 0.2,  # smallest normal scale of a residual, in units of the scaled signal
+        "batch_runs": 4,  # runs scored at once
+        "threshold": "quantile",
+        "quantile": 0.99,
+        "pot_risk": 1e-3,
+        "bootstrap": 1000,  # resamplings of segments for the intervals
+    })
+    return config

@@ -1,0 +1,216 @@
+"""The prepared dataset: the only file that knows its format on disk. Imports no jax.
+
+A directory of plain arrays and tables::
+
+    manifest.json            source, counts, split, vocabularies, hashes and sizes of every other file
+    timings.json             how long preparing took (outside the hashes: it differs from run to run)
+    system/*.npy             static facts of the N node slots (`System`)
+    windows/*.npy            the padded event graphs of the W windows (`Windows`)
+    sequences/*.npy          which windows follow one another (training sequences, scoring runs)
+    faults.parquet           labels
+    ticks/, tables/          per-tick signals, templated logs and spans, for other methods and explanations
+
+It is written under a temporary name and renamed when complete, so that a killed run leaves nothing that
+looks finished.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from data_prep.errors import InputError
+
+SCHEMA_VERSION = 1
+IDENTITY_DIM, CONTEXT_DIM, SIGNAL_DIM = 96, 16, 16  # together 128, the paper's input dimension (Table 2)
+NODE_KINDS = ("service", "log", "metric", "dependency", "event")
+EDGE_KINDS = ("invocation", "ownership", "cooccurrence")
+UNHASHED = {"manifest.json", "timings.json"}
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """What is the same in every window; N node slots, of which the last is always padding."""
+
+    identity: np.ndarray  # [N, 96] float32: hashed names, kind, place in the dependency graph
+    kind: np.ndarray  # [N] int8, index into NODE_KINDS
+    node_mask: np.ndarray  # [N] bool, false at padding
+    signal_mask: np.ndarray  # [N, 16] bool: which signal channels the node has
+    mask_unit: np.ndarray  # [N] int32: nodes of one unit are masked together; -1 at padding
+    unit_hash: np.ndarray  # [N] uint32: stable hash of the unit's name, whatever the order of nodes
+    service: np.ndarray  # [N] int32, index into service_names: whom a deviation of the node speaks of; -1 none
+    caller: np.ndarray  # [N] int32: of a dependency, the calling service; else -1
+    service_position: np.ndarray  # [services, 8] float32: Laplacian position in the dependency graph
+    node_names: tuple[str, ...]  # real nodes only
+    service_names: tuple[str, ...]
+    channels: dict[str, list[str]]  # node kind -> names of its signal channels
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """W windows as event graphs padded to N nodes and E directed edges."""
+
+    nodes: np.ndarray  # [W, N, 32] float32: context 16, then signal 16
+    senders: np.ndarray  # [W, E] int32; each edge in both directions; padding edges point at node N - 1
+    receivers: np.ndarray  # [W, E] int32
+    edge_kind: np.ndarray  # [W, E] int8, index into EDGE_KINDS
+    n_edge: np.ndarray  # [W] int32, real edges; they come first
+    start_unix_nano: np.ndarray  # [W] int64
+    end_unix_nano: np.ndarray  # [W] int64
+    start_tick: np.ndarray  # [W] int32: windows i, j overlap iff |start_tick_i - start_tick_j| < window_length
+    segment: np.ndarray  # [W] int32
+    part: np.ndarray  # [W] int8: 0 fit, 1 calibration, 2 test, -1 unused
+    label: np.ndarray  # [W] int8: 1 faulty, 0 normal, -1 null
+    fault: np.ndarray  # [W] int32: row of `faults`, -1 none
+
+    @property
+    def num_windows(self) -> int:
+        return len(self.start_tick)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A loaded dataset."""
+
+    system: System
+    windows: Windows
+    fit_sequences: np.ndarray  # [Q, S] int32: ids of consecutive windows; -1 masked
+    calibration_runs: np.ndarray  # [R, L] int32: a segment's windows from its start on; -1 at the end
+    test_runs: np.ndarray  # [R, L] int32
+    faults: pl.DataFrame
+    manifest: dict
+    directory: Path | None
+
+
+ARRAYS = {
+    "system": [f.name for f in dataclasses.fields(System)
+               if f.name not in ("node_names", "service_names", "channels")],
+    "windows": [f.name for f in dataclasses.fields(Windows)],
+    "sequences": ["fit_sequences", "calibration_runs", "test_runs"],
+}  # fmt: skip
+
+
+def exists(directory) -> bool:
+    """Whether a finished dataset lies in `directory`."""
+    return (Path(directory) / "manifest.json").is_file()
+
+
+def load(directory) -> Prepared:
+    """Read a prepared dataset; `windows.nodes` stays on disk (memory-mapped).
+
+    Raises:
+        InputError: nothing finished is there, it was written by another version, or a file is damaged.
+    """
+    directory = Path(directory)
+    if not exists(directory):
+        raise InputError(
+            f"{directory} holds no prepared dataset (no manifest.json); run `python -m data_prep.main` with this config"
+        )
+    manifest = _read_manifest(directory / "manifest.json")
+    for name, facts in manifest["files"].items():
+        path = directory / name
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            raise InputError(f"{path} is missing or truncated; delete {directory} and prepare the data again")
+    arrays = {}
+    for group, names in ARRAYS.items():
+        for name in names:
+            mode = "r" if name == "nodes" else None
+            try:
+                arrays[name] = np.load(directory / group / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
+            except (OSError, ValueError) as error:
+                raise InputError(
+                    f"{directory / group / name}.npy is damaged ({error}); delete {directory} and prepare again"
+                ) from None
+    system = System(
+        **{k: arrays[k] for k in ARRAYS["system"]},
+        node_names=tuple(manifest["node_names"]),
+        service_names=tuple(manifest["service_names"]),
+        channels=manifest["channels"],
+    )
+    windows = Windows(**{k: arrays[k] for k in ARRAYS["windows"]})
+    sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
+    faults = pl.read_parquet(directory / "faults.parquet")
+    return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory)
+
+
+def _read_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text())
+        version = manifest["schema_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete {path.parent} and prepare the data again") from None
+    if version != SCHEMA_VERSION:
+        raise InputError(
+            f"{path} has schema version {version}, this program reads {SCHEMA_VERSION}; "
+            f"delete {path.parent} and prepare the data again"
+        )
+    return manifest
+
+
+class Writer:
+    """Writes a dataset under a temporary name; `finish` makes it visible. Use as a context manager.
+
+    Files that are not arrays (tables, per-tick signals) are written by their producers into `path`.
+    """
+
+    def __init__(self, directory):
+        self.directory = Path(directory)
+        self.path = self.directory.with_name(f".{self.directory.name}.partial-{os.getpid()}")
+
+    def __enter__(self):
+        if self.directory.exists() and not exists(self.directory) and any(self.directory.iterdir()):
+            raise InputError(
+                f"{self.directory} exists, is not empty and holds no prepared dataset; name another prepared_dir"
+            )
+        try:
+            self.directory.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)
+            self.path.mkdir()
+        except OSError as error:
+            raise InputError(
+                f"{self.directory} cannot be written ({error.strerror}); name another prepared_dir"
+            ) from None
+        return self
+
+    def __exit__(self, kind, value, trace):
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def finish(self, prepared: Prepared, timings: dict) -> None:
+        """Write the arrays, the labels and the manifest, and give the directory its name."""
+        for group, names in ARRAYS.items():
+            (self.path / group).mkdir(exist_ok=True)
+            source = {"system": prepared.system, "windows": prepared.windows}.get(group, prepared)
+            for name in names:
+                np.save(self.path / group / f"{name}.npy", getattr(source, name), allow_pickle=False)
+        prepared.faults.write_parquet(self.path / "faults.parquet")
+        files = {}
+        for file in sorted(p for p in self.path.rglob("*") if p.is_file()):
+            name = file.relative_to(self.path).as_posix()
+            if name not in UNHASHED:
+                files[name] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            **prepared.manifest,
+            "node_names": list(prepared.system.node_names),
+            "service_names": list(prepared.system.service_names),
+            "channels": prepared.system.channels,
+            "dataset_hash": hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest(),
+            "files": files,
+        }
+        (self.path / "timings.json").write_text(json.dumps(timings, indent=1) + "\n")
+        (self.path / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        old = self.directory.with_name(f".{self.directory.name}.old-{os.getpid()}")
+        if self.directory.exists():
+            os.rename(self.directory, old)
+        os.rename(self.path, self.directory)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,139 @@
+"""Prepared windows as padded jraph graphs, and the order in which training visits them.
+
+The training examples are the rows of `Prepared.fit_sequences`. A dataset that fits the budget is one chunk
+that stays on the device; a larger one is cut into chunks of examples (neighbours in time, so that their
+overlapping windows are stored once), moved to the device one after another. Either way the order is a pure
+function of (seed, epoch), so that a resumed run needs no saved position. The two orders differ: streaming
+shuffles the chunks and the examples within each, it never mixes examples of different chunks in a batch.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import jraph
+import numpy as np
+
+from ssad_jax.prepared import Prepared
+
+WINDOW_ARRAYS = ("nodes", "senders", "receivers", "edge_kind", "n_edge", "start_tick")
+
+
+class Batch(NamedTuple):
+    """B sequences of S consecutive windows."""
+
+    graphs: jraph.GraphsTuple  # leading axes [B, S]; see `graphs_tuple`
+    window_mask: jax.Array  # [B, S] bool, false where there is no window
+    start_tick: jax.Array  # [B, S] int32; windows i, j overlap iff |start_tick_i - start_tick_j| < window_length
+    index: jax.Array  # [B] int32, the example's number in the whole dataset (for keys); -1 at padding
+
+
+def resident(prepared: Prepared, ids=None) -> dict[str, np.ndarray]:
+    """The arrays of the windows `ids` (all W of them by default) that batches are gathered from.
+
+    Returns:
+        nodes [W, N, 32] f32, senders, receivers [W, E] i32, edge_kind [W, E] i8, n_edge, n_node, start_tick [W] i32.
+    """
+    rows = slice(None) if ids is None else ids
+    arrays = {name: np.asarray(getattr(prepared.windows, name)[rows]) for name in WINDOW_ARRAYS}
+    n_node = np.full(len(arrays["n_edge"]), prepared.system.node_mask.sum(), np.int32)
+    return {**arrays, "n_node": n_node}
+
+
+def graphs_tuple(resident: dict[str, jax.Array], idx: jax.Array) -> jraph.GraphsTuple:
+    """The windows `idx` ([B, S] int32; -1 means none and gives some window, to be masked by the caller).
+
+    Returns:
+        A GraphsTuple stacked over [B, S], each entry a padded jraph graph of one real and one padding graph:
+        nodes [B, S, N, 32], edges (kinds), senders, receivers [B, S, E], n_node and n_edge [B, S, 2].
+    """
+    window = jax.tree.map(lambda a: a[jnp.maximum(idx, 0)], resident)
+    num_nodes, num_edges = window["nodes"].shape[-2], window["senders"].shape[-1]
+
+    def real_and_padding(real, total):
+        return jnp.stack([real, total - real], axis=-1)
+
+    return jraph.GraphsTuple(
+        nodes=window["nodes"],
+        edges=window["edge_kind"],
+        senders=window["senders"],
+        receivers=window["receivers"],
+        globals=None,
+        n_node=real_and_padding(window["n_node"], num_nodes),
+        n_edge=real_and_padding(window["n_edge"], num_edges),
+    )
+
+
+def make_batch(windows: dict[str, jax.Array], sequences: jax.Array, index: jax.Array) -> Batch:
+    """Gather sequences of windows: `sequences` [B, S] rows of `windows` (-1: none), `index` [B] example numbers."""
+    mask = (sequences >= 0) & (index >= 0)[:, None]
+    graphs = graphs_tuple(windows, sequences)
+    return Batch(graphs, mask, windows["start_tick"][jnp.maximum(sequences, 0)], index)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """Training examples that are on the device together."""
+
+    examples: np.ndarray  # [q] int32, rows of fit_sequences
+    windows: np.ndarray  # [w] int32, the windows that they touch, ascending
+    padded: int  # windows after padding, the same for every chunk: one compilation serves all
+
+
+def plan_chunks(prepared: Prepared, batch_size: int, megabytes: float) -> list[Chunk]:
+    """Cut the training examples into as few chunks as fit the budget.
+
+    Two chunks of a streamed dataset are on the device at a time (the next is moved while one is used), so each
+    takes at most half the budget, or a single batch where even that exceeds it. Every chunk but the last holds
+    whole batches, so that streaming adds no padded rows.
+    """
+    sequences = prepared.fit_sequences
+    num_examples = len(sequences)
+    steps = -(-num_examples // batch_size)
+    for count in range(1, steps + 1):
+        cuts = [int(c) * batch_size for c in np.linspace(0, steps, count + 1).round()]
+        parts = [np.arange(a, min(b, num_examples), dtype=np.int32) for a, b in zip(cuts, cuts[1:], strict=False)]
+        ids = [np.unique(sequences[p][sequences[p] >= 0]) for p in parts]
+        padded = max(len(i) for i in ids)
+        needed = padded * window_bytes(prepared) * (1 if count == 1 else 2)
+        if needed <= megabytes * 2**20 or count == steps:
+            break
+    return [Chunk(p, i.astype(np.int32), padded) for p, i in zip(parts, ids, strict=True)]
+
+
+def window_bytes(prepared: Prepared) -> int:
+    """Bytes that one window takes on the device."""
+    arrays = (getattr(prepared.windows, name) for name in WINDOW_ARRAYS)
+    return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays) + 4
+
+
+def load_chunk(prepared: Prepared, chunk: Chunk) -> dict:
+    """A chunk's arrays: {'windows': see `resident`, 'sequences': [Q, S] rows of 'windows', -1 where none}.
+
+    `sequences` has a row for every example of the dataset, so that orders and keys use the same numbers however
+    the dataset is cut; rows of examples outside the chunk are -1.
+    """
+    padding = np.repeat(chunk.windows[:1], chunk.padded - len(chunk.windows))
+    windows = resident(prepared, np.concatenate([chunk.windows, padding]))
+    sequences = np.full_like(prepared.fit_sequences, -1)
+    own = prepared.fit_sequences[chunk.examples]
+    sequences[chunk.examples] = np.where(own >= 0, np.searchsorted(chunk.windows, own), -1)
+    return {"windows": windows, "sequences": sequences}
+
+
+def epoch_order(chunks: list[Chunk], seed: int, epoch: int, batch_size: int) -> list[tuple[int, np.ndarray]]:
+    """What epoch `epoch` visits: (chunk number, example numbers [steps, B] int32), chunk after chunk.
+
+    A pure function of its arguments. Every example comes exactly once; the last batch of a chunk is filled
+    with -1 (masked rows), none is dropped.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    visits = []
+    for number in rng.permutation(len(chunks)):
+        order = rng.permutation(chunks[number].examples)
+        steps = -(-len(order) // batch_size)
+        padded = np.full(steps * batch_size, -1, np.int32)
+        padded[: len(order)] = order
+        visits.append((int(number), padded.reshape(steps, batch_size)))
+    return visits

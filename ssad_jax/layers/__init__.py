@@ -1,0 +1,1 @@
+"""Building blocks of the detectors: pure functions and Flax NNX modules."""

@@ -1,0 +1,48 @@
+"""f_rec: masked nodes' signals from H^L, the state s and what stays visible of the node.
+
+x_hat = W_out[kind] relu(W_h H^L + W_s s + W_i identity + W_c context + b) + context A[kind] B[kind]
+
+The second part is a linear skip from the context (expectations computed from other nodes). It is a product of two
+matrices, the first random and wide: AdamW moves each entry by at most the learning rate a step, so a single matrix
+would need 1 / 5e-4 = 2,000 steps to pass an expectation through, and the product needs tens.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssad_jax.layers.graph_encoder import INPUT_CLIP, KindLinear
+from ssad_jax.layers.layout import Layout
+from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM
+
+WIDTH = 128  # hidden units of the decoder
+SKIP_WIDTH = 64
+
+
+def small(key, shape):
+    """Nearly zero, so that an untrained decoder predicts nearly zero; not zero, so that it depends on its input."""
+    return 0.02 * jax.random.normal(key, shape)
+
+
+class Decoder(nnx.Module):
+    def __init__(self, hidden: int, *, rngs: nnx.Rngs):
+        self.of_nodes = nnx.Linear(hidden, WIDTH, rngs=rngs)
+        self.of_state = nnx.Linear(hidden, WIDTH, use_bias=False, rngs=rngs)
+        self.of_identity = nnx.Linear(IDENTITY_DIM, WIDTH, use_bias=False, rngs=rngs)
+        self.of_context = KindLinear(CONTEXT_DIM, WIDTH, bias=False, rngs=rngs)
+        self.out = KindLinear(WIDTH, SIGNAL_DIM, kernel_init=small, rngs=rngs)
+        self.skip_in = nnx.Param(jax.random.normal(rngs.params(), (len(NODE_KINDS), CONTEXT_DIM, SKIP_WIDTH)))
+        self.skip_out = nnx.Param(jnp.zeros((len(NODE_KINDS), SKIP_WIDTH, SIGNAL_DIM)))
+
+    def __call__(self, h, s, context, layout: Layout) -> jax.Array:
+        """h [B, S, n, H], s [B, S, H], context [B, S, n, 16] -> predicted signal [B, S, n, 16] float32."""
+        context = jnp.clip(context, -INPUT_CLIP, INPUT_CLIP)
+        of_identity = jnp.asarray(layout.identity, h.dtype) @ self.of_identity.kernel[...].astype(h.dtype)
+        hidden = h @ self.of_nodes.kernel[...].astype(h.dtype)
+        hidden = hidden + self.of_context(context.astype(h.dtype), layout)
+        hidden = hidden + (self.of_state(s) + self.of_nodes.bias[...][None, None]).astype(h.dtype)[..., None, :]
+        hidden = jax.nn.relu(hidden + of_identity[None, None])
+        # The two matrices of the skip are multiplied first: [kinds, 16, 16].
+        skip = self.skip_in[...] @ self.skip_out[...]
+        through = jnp.concatenate([context[..., a:b, :] @ skip[k] for k, a, b in layout.slices], axis=-2)
+        return self.out(hidden, layout).astype(jnp.float32) + through

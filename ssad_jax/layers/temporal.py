@@ -1,0 +1,43 @@
+"""The temporal encoder s_t = GRU(g_t, s_{t-1}), one layer, as a masked `lax.scan`."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+UNROLL = 8  # steps; fastest measured on a CPU
+
+
+class Temporal(nnx.Module):
+    """A GRU (gates in the order reset, update, candidate; the form of torch.nn.GRU and nnx.GRUCell)."""
+
+    def __init__(self, in_features: int, hidden: int, *, rngs: nnx.Rngs):
+        orthogonal = nnx.initializers.orthogonal()
+        self.hidden = hidden
+        self.of_input = nnx.Linear(in_features, 3 * hidden, rngs=rngs)
+        blocks = [orthogonal(rngs.params(), (hidden, hidden)) for _ in range(3)]
+        self.of_state = nnx.Param(jnp.concatenate(blocks, axis=1))
+        self.candidate_bias = nnx.Param(jnp.zeros(hidden))
+
+    def step(self, state: jax.Array, projected: jax.Array) -> jax.Array:
+        """One step: state [..., H], projected input W_x g + b [..., 3 H] -> state [..., H]."""
+        x_reset, x_update, x_candidate = jnp.split(projected, 3, axis=-1)
+        h_reset, h_update, h_candidate = jnp.split(state @ self.of_state[...], 3, axis=-1)
+        bias = self.candidate_bias[...].reshape((1,) * (state.ndim - 1) + (-1,))
+        reset = jax.nn.sigmoid(x_reset + h_reset)
+        update = jax.nn.sigmoid(x_update + h_update)
+        candidate = jnp.tanh(x_candidate + reset * (h_candidate + bias))
+        return (1 - update) * candidate + update * state
+
+    def __call__(self, g: jax.Array, mask: jax.Array) -> jax.Array:
+        """All states: g [B, S, F], mask [B, S] -> s [B, S, H] from s_{-1} = 0; a masked step keeps the state."""
+        projected = self.of_input(g)  # one product for all steps, before the scan
+
+        def advance(state, inputs):
+            x, m = inputs  # [B, 3 H], [B]
+            state = jnp.where(m[:, None], self.step(state, x), state)
+            return state, state
+
+        # Zeros derived from the data, so that the carry varies over devices as the data does.
+        start = jnp.zeros_like(projected[:, 0, : self.hidden])
+        _, states = jax.lax.scan(advance, start, (projected.swapaxes(0, 1), mask.T), unroll=UNROLL)
+        return states.swapaxes(0, 1)

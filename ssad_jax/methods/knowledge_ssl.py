@@ -1,0 +1,252 @@
+"""Method A: knowledge-enhanced self-supervised anomaly detection (docs/method.md).
+
+A window's event graph -> projection by kind -> GCN -> READOUT g_t -> GRU s_t -> knowledge memory u_t. Trained by masked
+reconstruction, by contrast between the masked view and a perturbed one, and by alignment with prototypes; scored by
+reconstruction error, temporal consistency and distance to the nearest prototype.
+
+`create` returns pure functions of parameters and batches. What an example draws depends on its key alone.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ssad_jax import knowledge as knowledge_files
+from ssad_jax.batching import Batch
+from ssad_jax.layers import propagation
+from ssad_jax.layers.decoder import Decoder
+from ssad_jax.layers.graph_encoder import GraphEncoder
+from ssad_jax.layers.hashing import fold, window_keys
+from ssad_jax.layers.knowledge import KnowledgeMemory
+from ssad_jax.layers.layout import Graphs, Layout
+from ssad_jax.layers.similarity import cosine, normalise
+from ssad_jax.layers.temporal import Temporal
+from ssad_jax.objectives import views
+from ssad_jax.objectives.alignment import alignment, alignment_error, state_variance, usage_entropy
+from ssad_jax.objectives.contrastive import info_nce, is_negative
+from ssad_jax.objectives.reconstruction import clip_target, masked_entries, masked_error
+from ssad_jax.prepared import NODE_KINDS, System
+
+EMBEDDING_DIM = 128  # of z
+# Streams of an example's key.
+JITTER, WINDOWS, MASK, EDGES, ATTRIBUTES, ANCHOR_DROPOUT, POSITIVE_DROPOUT = range(7)
+
+
+class ScoreTerms(NamedTuple):
+    """What scoring B runs of L windows gives; calibration and pooling come after."""
+
+    residual: jax.Array  # [B, L, N, 16]: x - x_hat of each node when masked; 0 at padding and missing channels
+    temporal: jax.Array  # [B, L]: 1 - cos(u_t, u_{t-1}); nan where there is no window before
+    prior: jax.Array  # [B, L]: |u_t - m*_t|^2
+    prototype: jax.Array  # [B, L] int32: index of m*_t
+    paper_reconstruction: jax.Array  # [B, L]: mean squared error over one random mask of the paper's ratio
+    state: jax.Array  # [B, L, H]: u_t
+
+
+class Method(NamedTuple):
+    """Pure functions; see the functions of the same names in this module."""
+
+    init: Callable  # key -> params, a nested dict of arrays
+    loss: Callable  # params, batch, keys [B], gather -> sums, counts, diagnostics
+    score: Callable  # params, batch, keys=None -> ScoreTerms
+    pair_distances: Callable  # params, batch, keys [B] -> positive [n], negative [n, n]
+    prototype_names: tuple[str, ...]
+
+
+class Network(nnx.Module):
+    """All learned parts."""
+
+    def __init__(self, model, num_prototypes: int, *, rngs: nnx.Rngs):
+        hidden = model.hidden_dim
+        self.encoder = GraphEncoder(hidden, model.num_graph_layers, model.dropout, rngs=rngs)
+        self.temporal = Temporal(hidden, hidden, rngs=rngs)
+        self.decoder = Decoder(hidden, rngs=rngs)
+        self.memory = KnowledgeMemory(knowledge_files.KEY_DIM, num_prototypes, hidden, rngs=rngs)
+        self.embedding = nnx.Linear(hidden, EMBEDDING_DIM, rngs=rngs)
+
+
+class View(NamedTuple):
+    """A batch encoded once."""
+
+    nodes: jax.Array  # [B, S, n, H]: H^L
+    state: jax.Array  # [B, S, H]: s
+
+
+def create(config, system: System, knowledge: knowledge_files.Knowledge | None) -> Method:
+    """Build method A for one system.
+
+    Args:
+        config: see `ssad_jax.config`; uses model, loss, views and data.window_length.
+        system: of the dataset to train on or to score; parameters do not depend on it.
+        knowledge: None: prototypes without rules.
+    """
+    if knowledge is None:
+        knowledge = knowledge_files.load("", (), (), config.model.num_prototypes)
+    layout = Layout.of(system)
+    memory_keys = jnp.asarray(knowledge.keys)
+    weights, perturb, window_length = config.loss, config.views, config.data.window_length
+    dtype = jnp.dtype(config.model.precision)
+    groups = math.ceil(1 / weights.mask_ratio)
+    graphdef, abstract = nnx.split(
+        nnx.eval_shape(lambda: Network(config.model, len(knowledge.names), rngs=nnx.Rngs(0))), nnx.Param
+    )
+
+    def network(params) -> Network:
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, params)
+        return nnx.merge(graphdef, state)
+
+    def init(key):
+        """Fresh parameters: a nested dict of float32 arrays."""
+        model = Network(config.model, len(knowledge.names), rngs=nnx.Rngs(key))
+        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+
+    def connect(graphs: Graphs) -> propagation.Propagation:
+        method = config.model.propagation
+        if method == "auto":
+            edges = graphs.senders.shape[-1]
+            method = propagation.choose(len(layout.order), edges, jax.default_backend())
+        return propagation.prepare(
+            method, graphs.senders, graphs.receivers, graphs.weight, jnp.asarray(layout.node_mask), dtype
+        )
+
+    def encode(model: Network, graphs: Graphs, masked, window_mask, keys) -> View:
+        nodes, g = model.encoder(graphs.context, graphs.signal, masked, connect(graphs), layout, keys, dtype)
+        return View(nodes, model.temporal(g, window_mask))
+
+    def two_views(model: Network, batch: Batch, keys, training: bool):
+        """The masked anchor and the perturbed positive of the same windows: graphs, masked [B, S, n], View, View."""
+        graphs = layout.arrange(batch.graphs)
+        per_window = window_keys(fold(keys, WINDOWS), batch.window_mask.shape[1])
+        masked = views.random_mask(fold(per_window, MASK), layout.unit_hash, layout.node_mask, weights.mask_ratio)
+        other = views.jitter(fold(keys, JITTER), graphs, batch.window_mask, perturb.tick_jitter)
+        other = views.drop_edges(fold(per_window, EDGES), other, perturb.edge_drop)
+        other = views.drop_attributes(fold(per_window, ATTRIBUTES), other, perturb.attribute_drop)
+        streams = (ANCHOR_DROPOUT, POSITIVE_DROPOUT)
+        first, second = (fold(per_window, stream) if training else None for stream in streams)
+        anchor = encode(model, graphs, masked, batch.window_mask, first)
+        positive = encode(model, other, None, batch.window_mask, second)
+        return graphs, masked, anchor, positive
+
+    def embed(model: Network, state: jax.Array) -> jax.Array:
+        """z [B * S, EMBEDDING_DIM] of states [B, S, H]."""
+        return normalise(model.embedding(state).reshape(-1, EMBEDDING_DIM))
+
+    def loss(params, batch: Batch, keys, gather):
+        """Training loss of this device's examples.
+
+        Args:
+            keys: [B] typed keys, one for each example: masks, views and dropout are functions of them alone.
+            gather: x [n, ...] -> [n * devices, ...] in the same order everywhere.
+
+        Returns:
+            sums: by term, local sums times the term's weight; counts: by term, local; the term is sum / count after
+            both are added over devices. diagnostics: name -> (sum, count), to be added over devices likewise.
+        """
+        model = network(params)
+        mask = batch.window_mask
+        graphs, masked, anchor, positive = two_views(model, batch, keys, training=True)
+
+        prediction = model.decoder(anchor.nodes, anchor.state, graphs.context, layout)
+        entries = masked_entries(masked, layout.signal_mask, mask)
+        error, error_count = masked_error(prediction, graphs.signal, entries)
+
+        recalled, recalled_positive = (model.memory(view.state, memory_keys) for view in (anchor, positive))
+        contrast, contrast_count, diagnostics = info_nce(
+            embed(model, recalled.state), embed(model, recalled_positive.state), batch.start_tick.reshape(-1),
+            mask.reshape(-1), gather, window_length, weights.temperature,
+        )  # fmt: skip
+        distance, distance_count = alignment(recalled.state, recalled.prototype, mask)
+
+        sums = {
+            "reconstruction": weights.reconstruction * error,
+            "contrastive": weights.contrastive * contrast,
+            "knowledge": weights.knowledge * distance,
+        }
+        counts = {"reconstruction": error_count, "contrastive": contrast_count, "knowledge": distance_count}
+        # The paper's terms without their weights, and what shows a collapse.
+        diagnostics["masked_log_error"] = masked_log_error(prediction, graphs.signal, entries)
+        diagnostics["gate"] = (jnp.where(mask, recalled.gate.mean(-1), 0).sum(), mask.sum())
+        everywhere = gather(mask.reshape(-1))
+        entropy = usage_entropy(gather(recalled.nearest.reshape(-1)), everywhere, len(knowledge.names))
+        variance = state_variance(gather(recalled.state.reshape(mask.size, -1)), everywhere)
+        diagnostics["prototype_entropy"] = (entropy * mask.sum(), mask.sum())
+        diagnostics["state_variance"] = (variance * mask.sum(), mask.sum())
+        return sums, counts, jax.lax.stop_gradient(diagnostics)
+
+    def masked_log_error(prediction, signal, entries):
+        """Squared error of masked log counts (channel 0 of log nodes), in squared units of their normal scale."""
+        log_rows = jnp.asarray(layout.kind == NODE_KINDS.index("log"))[None, None, :, None]
+        return masked_error(prediction[..., :1], signal[..., :1], entries[..., :1] & log_rows)
+
+    def score_run(params, run: Batch) -> ScoreTerms:
+        """Score one run, B = 1. The state before each window is clean; only the window itself is masked."""
+        model = network(params)
+        mask = run.window_mask
+        graphs = layout.arrange(run.graphs)
+        graph = connect(graphs)
+        target = clip_target(graphs.signal)
+        channels = masked_entries(jnp.asarray(layout.node_mask)[None, None], layout.signal_mask, mask)
+
+        _, g = model.encoder(graphs.context, graphs.signal, None, graph, layout, dtype=dtype)
+        clean = model.temporal(g, mask)  # [1, L, H]
+        before = jnp.concatenate([jnp.zeros_like(clean[:, :1]), clean[:, :-1]], axis=1)
+
+        def errors(masked):
+            """x - x_hat [1, L, n, 16] with `masked` [1, L, n] hidden, at all nodes."""
+            nodes, g = model.encoder(graphs.context, graphs.signal, masked, graph, layout, dtype=dtype)
+            state = model.temporal.step(before, model.temporal.of_input(g))
+            return target - model.decoder(nodes, state, graphs.context, layout)
+
+        def one_group(residual, group):
+            masked = jnp.asarray(layout.unit_hash % groups)[None, None] == group.astype(jnp.uint32)
+            masked = jnp.broadcast_to(masked & jnp.asarray(layout.node_mask)[None, None], graphs.signal.shape[:3])
+            return jnp.where(masked[..., None] & channels, errors(masked), residual), None
+
+        residual, _ = jax.lax.scan(one_group, jnp.zeros_like(graphs.signal), jnp.arange(groups))
+
+        keys = jax.vmap(lambda tick: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), tick))(
+            run.start_tick[0]
+        )
+        masked = views.random_mask(keys[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
+        entries = masked_entries(masked, layout.signal_mask, mask)
+        squared = jnp.where(entries, jnp.square(errors(masked)), 0).sum((2, 3))
+        paper = squared / jnp.maximum(entries.sum((2, 3)), 1)
+
+        recalled = model.memory(clean, memory_keys)
+        u = recalled.state
+        similarity = cosine(u[:, 1:], u[:, :-1])
+        temporal = jnp.where(mask[:, 1:] & mask[:, :-1], 1 - similarity, jnp.nan)
+        temporal = jnp.concatenate([jnp.full_like(temporal[:, :1], jnp.nan, shape=(1, 1)), temporal], axis=1)
+        prior = jnp.where(mask, alignment_error(u, recalled.prototype), 0)
+        return ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+
+    def score(params, batch: Batch, keys=None) -> ScoreTerms:
+        """Score B runs of L consecutive windows each, from state zero. Deterministic; `keys` is not used.
+
+        Over ceil(1 / mask_ratio) passes every real node is masked exactly once (by its unit's hash).
+        """
+        del keys
+        runs = jax.tree.map(lambda x: x[:, None], batch)
+        terms = jax.lax.map(lambda run: score_run(params, run), runs)
+        return jax.tree.map(lambda x: x[:, 0], terms)
+
+    def pair_distances(params, batch: Batch, keys):
+        """Cosine distances between embeddings of the two views, without dropout (the paper's Figure 2).
+
+        Returns:
+            positive [B * S]: of the two views of a window, nan where there is none; negative [B * S, B * S]: of
+            windows that do not overlap, nan elsewhere.
+        """
+        model = network(params)
+        _, _, anchor, positive = two_views(model, batch, keys, training=False)
+        z, other = (embed(model, model.memory(view.state, memory_keys).state) for view in (anchor, positive))
+        mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
+        negative = is_negative(tick, mask, tick, mask, window_length)
+        return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
+
+    return Method(init, loss, score, pair_distances, knowledge.names)

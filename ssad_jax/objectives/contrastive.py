@@ -1,0 +1,44 @@
+"""InfoNCE between two views of each window, with overlapping windows left out of the negatives."""
+
+import jax
+import jax.numpy as jnp
+
+
+def is_negative(start_tick, mask, other_start_tick, other_mask, window_length: int) -> jax.Array:
+    """Pairs [n, m] of windows that both exist and share no tick."""
+    apart = jnp.abs(start_tick[:, None] - other_start_tick[None, :]) >= window_length
+    return apart & mask[:, None] & other_mask[None, :]
+
+
+def info_nce(anchor, positive, start_tick, mask, gather, window_length: int, temperature: float):
+    """Symmetric InfoNCE (METHOD A; the temperature divides every similarity).
+
+    The negatives of a window are the other view's embeddings of the windows of the global batch that exist and do
+    not overlap it in time. Windows without any negative are left out.
+
+    Args:
+        anchor, positive: [n, d], normalised embeddings of this device's windows.
+        start_tick: [n] int32, mask: [n] bool.
+        gather: x [n, ...] -> [n * devices, ...].
+
+    Returns:
+        sum over this device's windows, their count, diagnostics {name: (sum, count)}.
+    """
+    similarity = (anchor * positive).sum(-1)
+    negative = is_negative(start_tick, mask, gather(start_tick), gather(mask), window_length)
+
+    def one_way(x, other):
+        pairs = x @ other.T  # [n, n * devices]
+        logits = jnp.where(negative, pairs / temperature, -jnp.inf)
+        own = similarity / temperature
+        return jax.nn.logsumexp(jnp.concatenate([own[:, None], logits], axis=1), axis=1) - own, pairs
+
+    forward, pairs = one_way(anchor, gather(positive))
+    backward, _ = one_way(positive, gather(anchor))
+    counted = mask & negative.any(axis=1)
+    total = jnp.where(counted, 0.5 * (forward + backward), 0).sum()
+    diagnostics = {
+        "positive_cosine": (jnp.where(mask, similarity, 0).sum(), mask.sum()),
+        "negative_cosine": (jnp.where(negative, pairs, 0).sum(), negative.sum()),
+    }
+    return total, counted.sum(), diagnostics

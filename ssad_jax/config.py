@@ -37,8 +37,10 @@ def default_config(name: str) -> ConfigDict:
         "segment_seconds": 600.0,  # continuous time is cut into segments of this length
         "recording_gap_hours": 6.0,  # a longer silence separates recordings
         "metrics": (".*",),  # regular expressions of the metric names to use
+        "metric_units": "all",  # all | traced: metrics only of services that have spans or logs
         "max_templates_per_service": 40,  # the most frequent ones; the rest share one node
         "min_template_count": 3,  # in training time
+        "mask_units": "siblings",  # masked together: node | siblings (one kind, one service) | owner (all of a service)
         "ridge": 3.0,  # strength of the closed-form expectations, in windows
         "num_workers": 0,  # of the process pool; 0: all cores
     })

@@ -1,0 +1,129 @@
+"""Telemetry tables -> flat observations: one row an occurrence, with the unit (a service or an instance) it belongs to.
+
+Calls are found here (a child span whose unit differs from its parent's, or a client span that names its peer), self
+times (a span's duration less its children's) and rates of counters. Nothing is fitted and nothing is binned.
+"""
+
+import polars as pl
+
+from data_prep import templates
+
+NAME, OP, TIME = "unit", "operation", "time"
+
+
+def observe(frames: dict[str, pl.DataFrame], node_level: str, metric_patterns) -> dict[str, pl.DataFrame]:
+    """Observation frames from canonical telemetry tables; a modality that is absent gives an empty frame.
+
+    Args:
+        frames: telemetry tables by name.
+        node_level: `service` (a unit is a service) or `instance`.
+        metric_patterns: regular expressions; a metric is used if one matches its whole name.
+
+    Returns:
+        spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns
+        calls: time, caller, callee, operation, error, gap_ns (null where the client side is unknown), duration_ns
+        logs: time, unit, masked, alert (bool), and the raw service_name and body
+        metrics: time, unit, metric, value
+        events: time, unit, event
+        units: unit, service_name (every unit seen anywhere)
+    """
+    unit = pl.col("service_name" if node_level == "service" else "service_instance_id").alias(NAME)
+    spans, calls = _spans(frames.get("spans"), unit)
+    out = {
+        "spans": spans,
+        "calls": calls,
+        "logs": _logs(frames.get("logs"), unit),
+        "metrics": _metrics(frames.get("metrics"), unit, metric_patterns),
+        "events": _events(frames.get("events"), unit),
+    }
+    seen = [f.select(unit, "service_name") for n in ("spans", "logs", "metrics", "events") if (f := frames.get(n)) is not None]
+    peers = calls.select(pl.col("callee").alias(NAME), pl.col("callee").alias("service_name"))
+    units = pl.concat([*seen, peers]).unique().sort(NAME, "service_name")
+    out["units"] = units.unique(NAME, keep="first").sort(NAME)
+    return out
+
+
+def _spans(frame, unit):
+    if frame is None:
+        return pl.DataFrame(schema=SCHEMAS["spans"]), pl.DataFrame(schema=SCHEMAS["calls"])
+    spans = frame.select(
+        "trace_id", "span_id", "parent_span_id", "kind", "peer_service_name", unit,
+        pl.col("span_name").alias(OP), pl.col("start_time_unix_nano").alias(TIME),
+        (pl.col("end_time_unix_nano") - pl.col("start_time_unix_nano")).alias("duration_ns"),
+        (pl.col("status_code") == "ERROR").alias("error"),
+    )  # fmt: skip
+    children = spans.group_by("trace_id", pl.col("parent_span_id").alias("span_id")).agg(
+        pl.col("duration_ns").sum().alias("children_ns"), pl.len().alias("num_children")
+    )
+    spans = spans.join(children, on=["trace_id", "span_id"], how="left").with_columns(
+        # Children that run in parallel can last longer than their parent together.
+        self_ns=(pl.col("duration_ns") - pl.col("children_ns").fill_null(0)).clip(0),
+    )
+    parents = spans.select(
+        "trace_id", pl.col("span_id").alias("parent_span_id"), pl.col(NAME).alias("caller"),
+        pl.col("duration_ns").alias("client_ns"), pl.col("error").alias("client_error"),
+        ((pl.col("kind") == "CLIENT") & (pl.col("num_children") == 1)).fill_null(False).alias("is_client"),
+    )  # fmt: skip
+    served = (
+        spans.join(parents, on=["trace_id", "parent_span_id"])
+        .filter(pl.col("caller") != pl.col(NAME))
+        .select(
+            TIME, "caller", pl.col(NAME).alias("callee"), OP, error=pl.col("error") | pl.col("client_error"),
+            gap_ns=pl.when("is_client").then((pl.col("client_ns") - pl.col("duration_ns")).clip(0)), duration_ns="duration_ns",
+        )
+    )  # fmt: skip
+    peers = spans.filter(pl.col("peer_service_name").is_not_null() & (pl.col("num_children").fill_null(0) == 0)).select(
+        TIME, pl.col(NAME).alias("caller"), pl.col("peer_service_name").alias("callee"), OP, "error",
+        gap_ns=pl.lit(None, pl.Int64), duration_ns="duration_ns",
+    )  # fmt: skip
+    client = (pl.col("kind") == "CLIENT").fill_null(False)
+    spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns")
+    order = [TIME, "caller", "callee", OP, "duration_ns"]
+    return spans.sort(TIME, NAME, OP, "duration_ns"), pl.concat([served, peers]).sort(order)
+
+
+def _logs(frame, unit):
+    if frame is None:
+        return pl.DataFrame(schema=SCHEMAS["logs"])
+    severity = pl.col("severity_text").fill_null("").str.to_uppercase()
+    return frame.lazy().select(
+        pl.col("time_unix_nano").alias(TIME), unit, templates.mask(pl.col("body")).alias("masked"),
+        severity.str.contains("^(WARN|ERR|CRIT|FATAL|SEVERE|ALERT|EMERG|PANIC)").alias("alert"), "service_name", "body",
+    ).collect()  # fmt: skip
+
+
+def _metrics(frame, unit, patterns):
+    if frame is None:
+        return pl.DataFrame(schema=SCHEMAS["metrics"])
+    chosen = "^(?:" + "|".join(f"(?:{p})" for p in patterns) + ")$"
+    frame = frame.filter(pl.col("metric_name").str.contains(chosen) & pl.col("value").is_finite()).select(
+        pl.col("time_unix_nano").alias(TIME), unit, pl.col("metric_name").alias("metric"), "value",
+        pl.col("is_counter").fill_null(False).alias("counter"),
+    )  # fmt: skip
+    # Several instances or readings of one unit at one time: their mean.
+    frame = frame.group_by(TIME, NAME, "metric", maintain_order=True).agg(pl.col("value").mean(), pl.col("counter").any())
+    frame = frame.sort(NAME, "metric", TIME)
+    step = pl.col("value").diff().over(NAME, "metric")
+    seconds = pl.col(TIME).diff().over(NAME, "metric") / 1e9
+    # A counter that falls has been reset: it counts from zero again.
+    rate = pl.when(step < 0).then(pl.col("value")).otherwise(step) / seconds
+    value = pl.when("counter").then(rate).otherwise(pl.col("value"))
+    return frame.select(TIME, NAME, "metric", value=value).drop_nulls("value").sort(TIME, NAME, "metric")
+
+
+def _events(frame, unit):
+    if frame is None:
+        return pl.DataFrame(schema=SCHEMAS["events"])
+    return frame.select(pl.col("time_unix_nano").alias(TIME), unit, pl.col("event_name").alias("event"))
+
+
+SCHEMAS = {
+    "spans": {TIME: pl.Int64, NAME: pl.String, OP: pl.String, "client": pl.Boolean, "error": pl.Boolean,
+              "self_ns": pl.Int64, "duration_ns": pl.Int64},
+    "calls": {TIME: pl.Int64, "caller": pl.String, "callee": pl.String, OP: pl.String, "error": pl.Boolean,
+              "gap_ns": pl.Int64, "duration_ns": pl.Int64},
+    "logs": {TIME: pl.Int64, NAME: pl.String, "masked": pl.String, "alert": pl.Boolean, "service_name": pl.String,
+             "body": pl.String},
+    "metrics": {TIME: pl.Int64, NAME: pl.String, "metric": pl.String, "value": pl.Float64},
+    "events": {TIME: pl.Int64, NAME: pl.String, "event": pl.String},
+}  # fmt: skip

@@ -1,0 +1,34 @@
+"""Raw layouts -> telemetry tables, one file each; `config.data.source` names the one to use."""
+
+from concurrent.futures import Executor
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from data_prep.errors import InputError
+from data_prep.sources import labels, nezha, openstack, tables
+from data_prep.tables import Tables
+
+SOURCES = {"nezha": nezha.read, "openstack": openstack.read, "tables": tables.read}
+
+
+def read(config_data: ConfigDict, executor: Executor | None = None) -> Tables:
+    """The telemetry under `config_data.raw_dir`, checked and accounted for.
+
+    Files are read through `executor.map` where one is given (a process pool must not be forked: polars has
+    threads); the result does not depend on it. Labels named in the config replace those of the raw data.
+    Raises InputError for an unknown source, a directory that is not there, and what the sources raise.
+    """
+    if config_data.source not in SOURCES:
+        raise InputError(
+            f"config.data.source={config_data.source!r} is not known; use one of {', '.join(sorted(SOURCES))}"
+        )
+    if config_data.on_bad_rows not in ("quarantine", "error"):
+        raise InputError(f"config.data.on_bad_rows={config_data.on_bad_rows!r}; use quarantine or error")
+    if not config_data.raw_dir or not Path(config_data.raw_dir).is_dir():
+        raise InputError(f"config.data.raw_dir={config_data.raw_dir!r} is not a directory; set it to the raw telemetry")
+    found = SOURCES[config_data.source](config_data, executor)
+    labels.attach(found, config_data)
+    found.relative_to(config_data.raw_dir)
+    found.check()
+    return found

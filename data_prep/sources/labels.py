@@ -1,0 +1,45 @@
+"""Faults and observed segments that lie outside the raw telemetry, in files named by the config."""
+
+from pathlib import Path
+
+import polars as pl
+from ml_collections import ConfigDict
+
+from data_prep import tables
+from data_prep.errors import InputError
+
+
+def attach(found: tables.Tables, config_data: ConfigDict) -> None:
+    """Adds `faults` from `faults_path` and `gaps` from `segments_path`, in place of those that `found` may have."""
+    if config_data.faults_path:
+        found.add("faults", [_read(config_data.faults_path, "faults", "faults_path")])
+    if config_data.segments_path:
+        segments, _ = _read(config_data.segments_path, "gaps", "segments_path")
+        add_gaps(found, segments.select("start_time_unix_nano", "end_time_unix_nano").rows(), config_data.segments_path)
+
+
+def add_gaps(found: tables.Tables, segments: list[tuple[int, int]], file: str) -> None:
+    """Adds as `gaps` all time between the first and the last telemetry that no observed segment [start, end) covers.
+
+    Raises InputError if no segment overlaps the telemetry: then nothing would be left.
+    """
+    extent = tables.observed_extent(found)
+    if extent is None:
+        return
+    first, last = extent
+    if not any(start < last and end > first for start, end in segments):
+        raise InputError(f"{file}: no observed segment overlaps the telemetry; times are nanoseconds since 1970, UTC")
+    gaps, covered = [], first
+    for start, end in [*sorted(segments), (last, last)]:
+        if covered < min(start, last):
+            gaps.append((covered, min(start, last)))
+        covered = max(covered, end)
+    frame = pl.DataFrame(gaps, schema=tables.SCHEMAS["gaps"].columns, orient="row")
+    found.add("gaps", [tables.check(frame, "gaps", file)])
+
+
+def _read(path: str, name: str, key: str) -> tuple[pl.DataFrame, tables.Account]:
+    if not Path(path).is_file():
+        raise InputError(f"config.data.{key}={path!r} is not a file; name a CSV or Parquet file or leave it empty")
+    # A label that cannot be read would silently change the result, so it is an error whatever on_bad_rows says.
+    return tables.read_table(Path(path), name, "error")

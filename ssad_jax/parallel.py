@@ -1,0 +1,133 @@
+"""Devices: the mesh, one epoch mapped over it by pmap or shard_map, and agreement between processes.
+
+The mapped function sees its own slice of every batch and the whole state and dataset; it sums across devices
+itself (`sum_devices`), in the same way under both mappings, which therefore give the same bits. Arrays that every
+device holds whole are "replicated".
+"""
+
+import os
+
+import jax
+import numpy as np
+from jax import lax
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from data_prep.errors import InputError
+
+AXIS = "data"
+REPLICATED, SPLIT_COLUMNS = PartitionSpec(), PartitionSpec(None, AXIS)
+
+
+def initialize_processes(environ=os.environ) -> None:
+    """Join the other processes of this run, if the launcher says that there are any; before the first device use.
+
+    `SSAD_COORDINATOR` (host:port), `SSAD_NUM_PROCESSES` and `SSAD_PROCESS_ID` describe the run in full;
+    `SSAD_DISTRIBUTED=auto` leaves it to jax, which knows SLURM, Cloud TPU and some others.
+    """
+    names = ("SSAD_COORDINATOR", "SSAD_NUM_PROCESSES", "SSAD_PROCESS_ID")
+    given = [name for name in names if environ.get(name)]
+    if environ.get("SSAD_DISTRIBUTED") == "auto":
+        jax.distributed.initialize()
+    elif given:
+        if len(given) < 3:
+            missing = ", ".join(sorted(set(names) - set(given)))
+            raise InputError(f"{', '.join(given)} is set but {missing} is not; set all three or none")
+        try:
+            count, number = int(environ[names[1]]), int(environ[names[2]])
+        except ValueError as error:
+            raise InputError(f"{names[1]} and {names[2]} must be whole numbers ({error})") from None
+        jax.distributed.initialize(environ[names[0]], count, number)
+
+
+def make_mesh(devices=None) -> Mesh:
+    """All devices of all processes (or the given ones) on one axis."""
+    return Mesh(np.array(jax.devices() if devices is None else devices), (AXIS,))
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises InputError where a batch cannot be cut into equal slices."""
+    if batch_size < 1 or batch_size % mesh.size:
+        raise InputError(
+            f"config.data.batch_size={batch_size} must be a positive multiple of the {mesh.size} devices; "
+            f"try {max(1, round(batch_size / mesh.size)) * mesh.size}"
+        )
+
+
+def _place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    # Every process holds the whole host array: each takes its own part, nothing is sent or compared.
+    array = np.asarray(array)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def replicate(tree, mesh: Mesh):
+    """Host arrays (the same in every process) -> arrays that every device of the mesh holds whole."""
+    sharding = NamedSharding(mesh, REPLICATED)
+    return jax.tree.map(lambda a: _place(a, sharding), tree)
+
+
+def fetch(tree):
+    """Replicated arrays -> numpy; each process reads its own copy."""
+    return jax.tree.map(lambda a: np.asarray(a.addressable_data(0)), tree)
+
+
+def map_epoch(epoch, mesh: Mesh, mapping: str):
+    """Run `epoch(state, dataset, order) -> (state, metrics)` on every device of the mesh at once.
+
+    Args:
+        epoch: the per-device function; its results must be equal on all devices (summed by `sum_devices`).
+        mapping: 'pmap' or 'shard_map'.
+
+    Returns:
+        A function of replicated state (donated), replicated dataset, and the whole order [steps, B] int32 as a
+        numpy array; each device gets its own B / devices columns.
+    """
+    if mapping == "shard_map":
+        specs = (REPLICATED, REPLICATED, SPLIT_COLUMNS)
+        mapped = jax.shard_map(epoch, mesh=mesh, in_specs=specs, out_specs=REPLICATED, check_vma=False)
+        jitted = jax.jit(mapped, donate_argnums=0)
+        sharding = NamedSharding(mesh, SPLIT_COLUMNS)
+        return lambda state, dataset, order: jitted(state, dataset, _place(order, sharding))
+    if mapping == "pmap":
+        devices = list(mesh.devices.flat)
+        # pmap does not check out_axes=None: a sum across devices that is left out would go unnoticed here.
+        # shard_map's numbers, to which the tests hold these, would differ.
+        mapped = jax.pmap(epoch, AXIS, in_axes=(None, None, 1), out_axes=None, donate_argnums=0, devices=devices)
+        own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+        return lambda state, dataset, order: mapped(state, dataset, _columns(order, len(devices))[:, own])
+    raise InputError(f"config.parallel.mapping={mapping!r} is not known; use pmap or shard_map")
+
+
+def _columns(order: np.ndarray, parts: int) -> np.ndarray:
+    """[steps, B] -> [steps, parts, B / parts]."""
+    return order.reshape(len(order), parts, -1)
+
+
+def sum_devices(tree):
+    """The sum over devices, on each of them."""
+    return lax.psum(tree, AXIS)
+
+
+def gather(x: jax.Array) -> jax.Array:
+    """The slices [b, ...] of all devices as one [B, ...], in batch order; differentiable."""
+    return lax.all_gather(x, AXIS, tiled=True)
+
+
+def per_device(tree):
+    """Mark replicated values as each device's own: their gradients are then of the local loss under both mappings.
+
+    Without it shard_map would sum the gradients of replicated parameters over devices once more.
+    """
+    return jax.tree.map(lambda x: lax.pcast(x, AXIS, to="varying"), tree)
+
+
+def is_main() -> bool:
+    """Whether this process writes the files."""
+    return jax.process_index() == 0
+
+
+def any_process(flag: bool) -> bool:
+    """Whether `flag` is true in some process; every process must call it at the same point."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array(flag)).any())

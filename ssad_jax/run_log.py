@@ -1,0 +1,87 @@
+"""What a training run tells: progress on stderr, `metrics.jsonl` and TensorBoard events in the workdir."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+
+class RunLog:
+    """One record an epoch; use as a context manager.
+
+    Args:
+        workdir: where the files go.
+        num_epochs, first_epoch: the planned total, and how many a resumed run has behind it.
+        first_step: records of later steps are removed, left by a run that was killed after its last checkpoint.
+        active: false in processes that write nothing.
+    """
+
+    def __init__(self, workdir, num_epochs: int, first_epoch: int, first_step: int, active: bool):
+        self._active = active
+        self._num_epochs = num_epochs
+        self._progress = self._bar = None
+        if not active:
+            return
+        workdir = Path(workdir)
+        path = workdir / "metrics.jsonl"
+        kept = [line for line in _lines(path) if line["step"] <= first_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = open(path, "a")
+        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        console = Console(stderr=True)
+        if console.is_terminal:
+            columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
+            self._progress = Progress(
+                *(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(), console=console
+            )
+            self._progress.start()
+            self._bar = self._progress.add_task("epochs", total=num_epochs, completed=first_epoch, words="")
+
+    def record(self, epoch: int, step: int, metrics: dict[str, float]) -> None:
+        """Write the averages of an epoch; `epoch` counts completed epochs, `step` completed steps."""
+        if not self._active:
+            return
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
+        self._file.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(name, value, step)
+        words = f"loss {metrics['loss']:.4f}  {metrics['windows_per_second']:.0f} windows/s"
+        if self._progress is not None:
+            self._progress.update(self._bar, completed=epoch, words=words)
+        else:
+            terms = "  ".join(f"{k.removeprefix('loss/')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/"))
+            print(f"epoch {epoch}/{self._num_epochs}  step {step}  {words}  {terms}", file=sys.stderr, flush=True)
+
+    def say(self, message: str) -> None:
+        """A line on stderr, above the bar if there is one."""
+        if not self._active:
+            return
+        if self._progress is not None:
+            self._progress.console.print(message, markup=False, highlight=False)
+        else:
+            print(message, file=sys.stderr, flush=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        if self._active:
+            if self._progress is not None:
+                self._progress.stop()
+            self._file.close()
+            self._board.close()
+
+
+def _lines(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:  # a torn last line of a killed run
+            continue
+    return lines

@@ -1,0 +1,275 @@
+"""Training: one compiled call an epoch, checkpoints in the background, exact resume.
+
+State is {'params', 'opt', 'step'}. What an epoch does depends on the state, the prepared dataset and
+(seed, epoch, step) alone, so that a run which was interrupted and resumed ends with the same bits (on one device)
+as one that was not.
+"""
+
+import math
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+
+from data_prep.command import Stopped
+from data_prep.errors import InputError
+from ssad_jax import batching, checkpoint, methods, parallel
+from ssad_jax import workdir as workdirs
+from ssad_jax.knowledge import load as load_knowledge
+from ssad_jax.prepared import Prepared
+from ssad_jax.run_log import RunLog
+
+
+def make_optimizer(config) -> optax.GradientTransformation:
+    """AdamW after clipping the global norm of the gradient."""
+    options = config.optimizer
+    return optax.chain(
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.adamw(options.learning_rate, weight_decay=options.weight_decay),
+    )
+
+
+def make_gradient(loss, seed: int):
+    """The per-device gradient: (params, step, dataset, index [B / devices]) -> (gradients, terms), summed over devices.
+
+    Args:
+        loss: `Method.loss`: (params, batch, keys, gather) -> local sums, local counts, diagnostics (sum, count).
+        seed: of the run; keys come from (seed, step, example), never from the device.
+
+    The objective is the sum over terms of (global sum / global count). Its division by the global count happens in
+    the local loss, so that the gradients of all devices add up to the gradient of the whole batch however rows and
+    masks are spread over devices.
+    """
+
+    def gradient(params, step, dataset, index):
+        batch = batching.make_batch(dataset["windows"], dataset["sequences"][jnp.maximum(index, 0)], index)
+        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+        keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+        def objective(params):
+            sums, counts, diagnostics = loss(params, batch, keys, parallel.gather)
+            shares = [s / jnp.maximum(parallel.sum_devices(counts[name]), 1) for name, s in sums.items()]
+            terms = {f"loss/{name}": (s, counts[name]) for name, s in sums.items()}
+            return sum(shares), {**terms, **diagnostics}
+
+        gradients, terms = jax.grad(objective, has_aux=True)(parallel.per_device(params))
+        terms = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), terms)
+        return parallel.sum_devices((gradients, terms))
+
+    return gradient
+
+
+def make_epoch(loss, optimizer: optax.GradientTransformation, seed: int):
+    """The per-device epoch: (state, dataset, order [steps, B / devices]) -> (state, records stacked over steps).
+
+    A record is {name: (sum, count)} of the loss terms and diagnostics, and the norm of the gradient.
+    """
+    gradient = make_gradient(loss, seed)
+
+    def epoch(state, dataset, order):
+        def step(state, index):
+            gradients, terms = gradient(state["params"], state["step"], dataset, index)
+            updates, opt = optimizer.update(gradients, state["opt"], state["params"])
+            params = optax.apply_updates(state["params"], updates)
+            norm = (optax.tree.norm(gradients), jnp.ones(()))
+            return {"params": params, "opt": opt, "step": state["step"] + 1}, {**terms, "gradient_norm": norm}
+
+        return lax.scan(step, state, order)
+
+    return epoch
+
+
+def init_state(init, optimizer: optax.GradientTransformation, seed: int) -> dict:
+    """Parameters, optimiser state and step 0; a pure function of the seed."""
+    params = init(jax.random.key(seed, impl="threefry2x32"))
+    return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+
+
+def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dict:
+    """Train until `config.train.num_epochs` epochs are done, going on from the workdir's newest checkpoint.
+
+    Args:
+        method: overrides the one that `config.method` names (a tuple with `init` and `loss`).
+        devices: all devices of all processes by default.
+
+    Returns:
+        The state, on the devices.
+
+    Raises:
+        InputError: the workdir belongs to another run, or config and devices do not fit one another.
+        RuntimeError: the loss is not finite; names the last good checkpoint.
+        Stopped: SIGTERM or SIGUSR1 came; the state of the last complete epoch is saved.
+    """
+    mesh = parallel.make_mesh(devices)
+    parallel.check_batch_size(config.data.batch_size, mesh)
+    if config.seed < 0:
+        raise InputError(f"config.seed={config.seed} must not be negative")
+    if not len(prepared.fit_sequences):
+        raise InputError("the prepared dataset has no training sequences; give more data or a smaller sequence_length")
+    workdirs.check(workdir, config, prepared.manifest["dataset_hash"])
+    workdir = workdirs.make(workdir)
+    enable_compilation_cache(config)
+    knowledge = find_knowledge(config, prepared)
+    method = method or methods.get(config.method).create(config, prepared.system, knowledge)
+    optimizer = make_optimizer(config)
+    state, done = _start(config, method, optimizer, workdir)
+    first_step = int(state["step"])
+    context = checkpoint.Context(
+        config, prepared.system, prepared.manifest,
+        {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {},
+    )  # fmt: skip
+    if parallel.is_main():
+        workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
+    state = parallel.replicate(state, mesh)
+    feed = Feed(prepared, config, mesh)
+    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer, config.seed), mesh, config.parallel.mapping)
+    log = RunLog(workdir, config.train.num_epochs, done, first_step, parallel.is_main())
+    with (
+        StopSignals() as signals,
+        checkpoint.Writer(workdir / "checkpoints", config.train.keep_checkpoints, context) as writer,
+        log,
+    ):
+        log.say(feed.describe(mesh, done, config.train.num_epochs))
+        for epoch in range(done, config.train.num_epochs):
+            started = time.perf_counter()
+            records = []
+            for dataset, order, prefetch in feed.visits(epoch):
+                state, record = run_epoch(state, dataset, order)
+                prefetch()  # the next chunk moves while this one is computed
+                records.append(parallel.fetch(record))
+            step = int(parallel.fetch(state["step"]))
+            metrics = summarise(records)
+            if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
+                writer.wait()
+                raise RuntimeError(_not_finite(records, step, epoch, workdir))
+            metrics["learning_rate"] = config.optimizer.learning_rate
+            metrics["windows_per_second"] = feed.num_windows / (time.perf_counter() - started)
+            log.record(epoch + 1, step, metrics)
+            stop = parallel.any_process(signals.received)
+            last = epoch + 1 == config.train.num_epochs
+            if stop or last or (epoch + 1) % config.train.checkpoint_every == 0:
+                writer.save(step, epoch + 1, state)
+            if stop and not last:
+                writer.wait()
+                raise Stopped(f"step {step} (epoch {epoch + 1}) is saved in {workdir}; the same command goes on there")
+    return state
+
+
+def find_knowledge(config, prepared: Prepared):
+    """The knowledge file turned into prototype keys for this system, or None without one."""
+    if not config.knowledge.path:
+        return None
+    system = prepared.system
+    return load_knowledge(
+        config.knowledge.path, system.service_names, system.service_position, config.model.num_prototypes
+    )
+
+
+def _start(config, method, optimizer, workdir: Path) -> tuple[dict, int]:
+    """Host state and completed epochs: of the newest whole checkpoint, or fresh."""
+    directory = workdir / "checkpoints"
+    if not checkpoint.steps(directory):
+        return jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, config.seed))()), 0
+    abstract = jax.eval_shape(lambda: init_state(method.init, optimizer, config.seed))
+    found = checkpoint.restore(directory, lambda context: abstract, set_aside=True)
+    return found.tree, found.epoch
+
+
+class Feed:
+    """The prepared training windows on the devices: all of them, or chunk by chunk with one chunk ahead."""
+
+    def __init__(self, prepared: Prepared, config, mesh):
+        self._prepared, self._mesh = prepared, mesh
+        self._seed, self._batch_size = config.seed, config.data.batch_size
+        self._chunks = batching.plan_chunks(prepared, self._batch_size, config.train.resident_megabytes)
+        self._loaded = {}
+        self.num_windows = int((prepared.fit_sequences >= 0).sum())  # visited in an epoch, repeats counted
+
+    def visits(self, epoch: int):
+        """Yields (dataset on the devices, order [steps, B] numpy, prefetch) in the epoch's order.
+
+        Call `prefetch` after the computation on `dataset` is under way.
+        """
+        own = batching.epoch_order(self._chunks, self._seed, epoch, self._batch_size)
+        following = batching.epoch_order(self._chunks, self._seed, epoch + 1, self._batch_size)[:1]
+        for (number, order), (later, _) in zip(own, own[1:] + following, strict=True):
+            dataset = self._take(number)
+            if later != number:
+                self._loaded = {}
+            yield dataset, order, lambda later=later: self._take(later)
+
+    def _take(self, number: int) -> dict:
+        if number not in self._loaded:
+            arrays = batching.load_chunk(self._prepared, self._chunks[number])
+            self._loaded[number] = parallel.replicate(arrays, self._mesh)
+        return self._loaded[number]
+
+    def describe(self, mesh, done: int, num_epochs: int) -> str:
+        examples, chunks = len(self._prepared.fit_sequences), len(self._chunks)
+        size = sum(c.padded for c in self._chunks) * batching.window_bytes(self._prepared) / 2**20
+        place = "resident" if chunks == 1 else f"streamed in {chunks} chunks"
+        return (
+            f"{examples} sequences ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "
+            f"on {mesh.size} {mesh.devices.flat[0].platform} device(s); epochs {done} of {num_epochs} done"
+        )
+
+
+def summarise(records: list[dict]) -> dict[str, float]:
+    """Averages of an epoch, from its visits' records {name: (sums [steps], counts [steps])}.
+
+    Sums and counts are added before they are divided: a padded last batch weighs what it holds. `loss` is the sum of
+    the loss terms.
+    """
+    averages = {}
+    for name in records[0]:
+        total, count = (sum(float(np.sum(r[name][i], dtype=np.float64)) for r in records) for i in (0, 1))
+        averages[name] = total / max(count, 1.0)
+    loss = sum(value for name, value in averages.items() if name.startswith("loss/"))
+    return {"loss": loss, **averages}
+
+
+def _not_finite(records, step: int, epoch: int, workdir: Path) -> str:
+    names = [n for n in records[0] if n.startswith("loss/") or n == "gradient_norm"]
+    bad = {n: ~np.isfinite(np.concatenate([r[n][0] for r in records])) for n in names}
+    steps = len(next(iter(bad.values())))
+    first = min(int(np.argmax(b)) for b in bad.values() if b.any())
+    culprits = ", ".join(n for n, b in bad.items() if b[first])
+    saved = checkpoint.steps(workdir / "checkpoints")
+    good = f"the last good checkpoint is {workdir / 'checkpoints' / str(saved[-1])}" if saved else "none is saved yet"
+    return f"{culprits} is not finite at step {step - steps + first + 1} (epoch {epoch + 1}); {good}"
+
+
+class StopSignals:
+    """Notes SIGTERM and SIGUSR1 instead of dying, so that the run can save at the end of the epoch."""
+
+    def __init__(self):
+        self.received = False
+        self._previous = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python forbids handlers
+            for number in (signal.SIGTERM, signal.SIGUSR1):
+                self._previous[number] = signal.signal(number, self._note)
+        return self
+
+    def _note(self, number, frame):
+        self.received = True
+
+    def __exit__(self, kind, value, trace):
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def enable_compilation_cache(config) -> None:
+    """Keep compiled programs on disk, in JAX_COMPILATION_CACHE_DIR or ~/.cache/ssad_jax/xla."""
+    if config.train.compilation_cache:
+        default = Path.home() / ".cache" / "ssad_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR") or str(default))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -1,0 +1,114 @@
+"""The working directory of a run: its `config.json`, and the check that a resumed run is still the same run."""
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+from ml_collections import ConfigDict
+
+from data_prep.errors import InputError
+from ssad_jax.checkpoint import config_to_dict
+
+PACKAGES = ("ssad_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "jraph", "numpy", "polars")
+
+# May change between the runs of one workdir: how long and how often, where things lie, how scores are computed
+# from a trained model, and the mapping (both give the same numbers). The dataset's hash guards the data.
+FREE_KEYS = (
+    "name", "train.num_epochs", "train.checkpoint_every", "train.keep_checkpoints", "train.compilation_cache",
+    "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
+    "parallel.mapping", "score",
+)  # fmt: skip
+
+
+def flatten(values: dict, prefix: str = "") -> dict:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    flat = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat
+
+
+def differing_keys(old: dict, new: dict) -> list[str]:
+    """Keys whose values differ and that a resumed run must not change."""
+    old, new = flatten(old), flatten(new)
+    missing = object()
+    return [
+        key
+        for key in sorted({*old, *new})
+        if old.get(key, missing) != new.get(key, missing)
+        and not any(key == free or key.startswith(free + ".") for free in FREE_KEYS)
+    ]
+
+
+def check(workdir, config: ConfigDict, dataset_hash: str) -> None:
+    """Raises InputError where the workdir holds a run of another config or on another dataset."""
+    path = Path(workdir) / "config.json"
+    if Path(workdir).exists() and not Path(workdir).is_dir():
+        raise InputError(f"{workdir} is a file; name another --workdir")
+    if not path.is_file():
+        return
+    try:
+        found = json.loads(path.read_text())
+        old, old_hash = found["config"], found["dataset_hash"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} is damaged ({error}); delete {workdir} or name another --workdir") from None
+    new = config_to_dict(config)
+    if keys := differing_keys(old, new):
+        old, new = flatten(old), flatten(new)
+        shown = ", ".join(f"{key} ({old.get(key)!r} there, {new.get(key)!r} now)" for key in keys)
+        raise InputError(f"{workdir} holds a run of another config: {shown}; name another --workdir or delete it")
+    if old_hash != dataset_hash:
+        raise InputError(
+            f"{workdir} holds a run on another dataset (hash {old_hash[:12]} there, {dataset_hash[:12]} now); "
+            "name another --workdir or delete it"
+        )
+
+
+def write_config(workdir, config: ConfigDict, dataset_hash: str) -> None:
+    """Write `config.json`: resolved config, versions, devices, dataset hash, git revision."""
+    document = {
+        "config": config_to_dict(config),
+        "dataset_hash": dataset_hash,
+        "versions": {"python": sys.version.split()[0], **{name: _version(name) for name in PACKAGES}},
+        "devices": [str(device.device_kind) for device in jax.devices()],
+        "processes": jax.process_count(),
+        "git_revision": git_revision(),
+    }
+    path = Path(workdir) / "config.json"
+    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, path)
+
+
+def make(workdir) -> Path:
+    """Create the directory; InputError where that is not possible."""
+    try:
+        Path(workdir).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{workdir} cannot be written ({error.strerror}); name another --workdir") from None
+    return Path(workdir)
+
+
+def git_revision() -> str | None:
+    """The commit of this source tree, with '+changes' where tracked files differ from it; None outside git."""
+    root = Path(__file__).parent
+
+    def git(*arguments):
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, timeout=10, check=True)
+
+    try:
+        revision = git("rev-parse", "HEAD").stdout.strip()
+        return revision + ("+changes" if git("status", "--porcelain", "-uno").stdout.strip() else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

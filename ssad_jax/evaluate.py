@@ -1,0 +1,189 @@
+"""Score and evaluate a checkpoint, on its own dataset or on another prepared one.
+
+    python -m ssad_jax.evaluate --workdir=runs/openstack [--step=N] [--prepared_dir=DIR]
+
+Writes evaluation/metrics.json, evaluation/scores.parquet, evaluation/calibration.npz and report.html into the
+workdir and prints a table of results. Nothing here but the figures themselves sees a label: scales, calibration and
+thresholds come from normal training time.
+"""
+
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import flags
+
+from data_prep import command
+from data_prep.errors import InputError
+from ssad_jax import checkpoint, methods, metrics, prepared
+from ssad_jax.knowledge import Knowledge
+from ssad_jax.prepared import NODE_KINDS, Prepared
+from ssad_jax.report.html import write_report
+from ssad_jax.report.pairs import pair_distances
+from ssad_jax.scoring import output
+from ssad_jax.scoring.assess import assess, test_windows
+from ssad_jax.scoring.detectors import (
+    Scored,
+    floor_detectors,
+    make_detector,
+    method_detectors,
+    score_dataset,
+    suspect_lists,
+)
+from ssad_jax.scoring.terms import scorer
+from ssad_jax.scoring.thresholds import pot_threshold, quantile_threshold
+
+UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
+
+
+def evaluate(workdir, prepared_dir=None, step: int | None = None) -> dict:
+    """Evaluate a checkpoint of `workdir` and write the results there.
+
+    Every process of a run may call it; process 0 alone computes and writes, the others return {}.
+
+    Returns:
+        What `evaluation/metrics.json` holds.
+
+    Raises:
+        InputError: no checkpoint or no dataset, or one that does not fit the other.
+    """
+    if jax.process_index() != 0:
+        return {}
+    workdir = Path(workdir)
+    restored = checkpoint.restore(workdir / "checkpoints", _abstract_params, step)
+    context = restored.context
+    config = context.config
+    data = prepared.load(prepared_dir or config.data.prepared_dir)
+    method = methods.get(config.method).create(config, data.system, _knowledge(context.knowledge))
+    own = data.manifest.get("dataset_hash") == context.manifest.get("dataset_hash")
+    facts = {
+        "step": restored.step,
+        "epoch": restored.epoch,
+        "trained_on_this_dataset": own,
+        "trained_dataset_hash": context.manifest.get("dataset_hash"),
+    }
+    return evaluate_params(config, data, method, restored.tree["params"], workdir, facts)
+
+
+def _abstract_params(context: checkpoint.Context):
+    """Shapes of the parameters that a checkpoint's config describes."""
+    method = methods.get(context.config.method).create(context.config, context.system, _knowledge(context.knowledge))
+    return {"params": jax.eval_shape(method.init, jax.random.key(0))}
+
+
+def _knowledge(saved: dict) -> Knowledge | None:
+    return Knowledge(tuple(saved["names"]), saved["keys"]) if saved else None
+
+
+def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict) -> dict:
+    """Score, measure and write: the part of `evaluate` that needs no checkpoint.
+
+    `facts` go into metrics.json as they are.
+    """
+    workdir, settings = Path(workdir), config.score
+    score = scorer(method)
+    _log("scoring")
+    scored = score_dataset(score, params, data, settings)
+    _log(f"scored {len(scored.terms.window)} test windows; scoring the untrained network")
+    fresh = method.init(jax.random.key(config.seed + UNTRAINED_SEED))
+    untrained = score_dataset(score, fresh, data, settings)
+
+    test = test_windows(data.windows, data.faults, scored.terms.window)
+    detectors = method_detectors(data, scored, settings)
+    if settings.variant not in detectors["variants"]:
+        raise InputError(f"config.score.variant is '{settings.variant}'; choose calibrated or paper")
+    chosen = detectors["variants"][settings.variant]
+    floors = floor_detectors(data, scored, settings, config.seed)
+    floors["untrained"] = _untrained_detector(data, untrained, settings)
+
+    _log("measuring")
+    blocks = {
+        group: {name: assess(test, d, settings.bootstrap) for name, d in members.items()}
+        for group, members in {**detectors, "floors": floors}.items()
+    }
+    results = {
+        **blocks["variants"][settings.variant],
+        "method": config.method,
+        "variant": settings.variant,
+        "seed": config.seed,
+        "dataset_hash": data.manifest.get("dataset_hash"),
+        "source": data.manifest.get("source"),
+        **facts,
+        "num_test_windows": len(test.window),
+        "num_null_windows": int((test.label < 0).sum()),
+        "num_calibration_windows": len(scored.held_out_terms.window),
+        "masked_log_error": masked_log_error(scored),
+        "thresholds": _thresholds(scored, settings),
+        "paired": {
+            name: metrics.paired_difference(
+                test.label, test.segment, (chosen.score, chosen.alert), (floor.score, floor.alert), settings.bootstrap
+            )
+            for name, floor in floors.items()
+        },
+        **blocks,
+        "config": checkpoint.config_to_dict(config),
+    }
+    prototype = [method.prototype_names[p] for p in scored.terms.prototype]
+    frame = output.scores_frame(test, chosen, scored.scores, scored.calibration, prototype)
+    folder = workdir / "evaluation"
+    output.write_json(folder / "metrics.json", results)
+    output.write_frame(folder / "scores.parquet", frame)
+    arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
+    output.write_arrays(folder / "calibration.npz", arrays)
+    _log("writing the report")
+    pairs = pair_distances(method, params, data, scored.held_out_terms.window, config)
+    write_report(workdir / "report.html", results, data, scored, test, chosen, floors, prototype, pairs)
+    print(output.results_table(results))
+    print(f"report: {workdir / 'report.html'}")
+    return results
+
+
+def masked_log_error(scored: Scored) -> float | None:
+    """Mean squared residual of the log nodes' counts on the calibration windows; None without log nodes.
+
+    Every node was masked when it was predicted: 1 is what the mean of Pearson-scaled counts alone would leave.
+    """
+    counts = (scored.place.kind == NODE_KINDS.index("log")) & (scored.place.channel == 0)
+    if not counts.any():
+        return None
+    return float(np.square(scored.held_out_terms.residual[:, counts], dtype=np.float64).mean())
+
+
+def _untrained_detector(data: Prepared, untrained: Scored, settings):
+    name = settings.variant
+    held_out, test = getattr(untrained.held_out, name), getattr(untrained.scores, name)
+    return make_detector("untrained", held_out, test, settings, suspect_lists(data, untrained))
+
+
+def _thresholds(scored: Scored, settings) -> dict:
+    scores = getattr(scored.held_out, settings.variant)
+    both = {
+        "quantile": quantile_threshold(scores, settings.quantile),
+        "pot": pot_threshold(scores, settings.pot_risk),
+    }
+    alerts = getattr(scored.scores, settings.variant)
+    return {
+        name: {"threshold": t.value, "method": t.method, "alert_share": float(np.mean(alerts > t.value))}
+        if len(alerts)
+        else {"threshold": t.value, "method": t.method}
+        for name, t in both.items()
+    }
+
+
+def _log(message: str) -> None:
+    print(f"evaluate: {message}", file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    values = flags.FLAGS
+    if not values.workdir:
+        raise InputError("--workdir is missing; name the working directory of a training run")
+    evaluate(values.workdir, values.prepared_dir, values.step)
+
+
+if __name__ == "__main__":  # flags belong to the command: other commands import this module
+    flags.DEFINE_string("workdir", None, "Working directory of a training run.")
+    flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
+    flags.DEFINE_string("prepared_dir", None, "Another prepared dataset than the run's own.")
+    command.run(main)

@@ -1,0 +1,1 @@
+"""Numbers to plots and one self-contained page."""

@@ -1,0 +1,1 @@
+"""From score terms to calibrated scores, thresholds and suspects."""

@@ -1,0 +1,87 @@
+"""From node errors to suspects: which services deviate, and which of their nodes show it.
+
+A node speaks of the service that `System.service` names. A dependency's error is blamed on the callee in full
+(it answered late or wrongly) and on the caller at half weight (it may have called wrongly).
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ssad_jax.prepared import NODE_KINDS, System
+from ssad_jax.scoring.calibration import Calibration
+from ssad_jax.scoring.terms import Columns
+
+CALLER_SHARE = 0.5
+
+
+class Deviation(NamedTuple):
+    """One signal that is not as expected, in the prepared dataset's scaled units."""
+
+    node: int
+    name: str
+    kind: str
+    channel: str
+    observed: float
+    expected: float
+    error: float  # |observed - expected| in normal scales
+
+
+def service_blame(system: System, calibration: Calibration, node_error: np.ndarray) -> np.ndarray:
+    """[M, services] f32: how far the worst node that speaks of a service exceeds its kind's normal level.
+
+    Node errors are put on their kind's calibrated scale, so that kinds compare as they do in the score; 0 where
+    no node of the service exceeds the worst node of its kind in a median normal window.
+    """
+    blame = np.zeros((len(node_error), len(system.service_names)), np.float32)
+    place = {int(k): i for i, k in enumerate(calibration.kinds)}
+    for node in np.flatnonzero(system.node_mask & system.signal_mask.any(1)):
+        i = place[int(system.kind[node])]
+        over = np.maximum((node_error[:, node] - calibration.kind_median[i]) / calibration.kind_spread[i], 0.0)
+        for service, share in ((system.service[node], 1.0), (system.caller[node], CALLER_SHARE)):
+            if service >= 0:
+                np.maximum(blame[:, service], share * over, out=blame[:, service])
+    return blame
+
+
+def suspects(system: System, blame: np.ndarray) -> list[list[str]]:
+    """Service names by descending blame, ties by name; services without deviation are left out."""
+    names = np.array(system.service_names)
+    by_name = np.argsort(names, kind="stable") if len(names) else np.zeros(0, int)
+    order = by_name[np.argsort(-blame[:, by_name], axis=1, kind="stable")]
+    return [[str(names[s]) for s in row if b[s] > 0] for row, b in zip(order, blame, strict=True)]
+
+
+def top_deviations(
+    system: System, place: Columns, calibration: Calibration, residual: np.ndarray, observed: np.ndarray, most: int = 6
+) -> list[Deviation]:
+    """The signals of one window that deviate most, one a node, worst first.
+
+    `residual` and `observed` [C]: what the method could not explain, and the window's scaled signals, in the
+    order of `place`.
+    """
+    error = np.abs(residual) / calibration.scale
+    spread = dict(zip(calibration.kinds.tolist(), calibration.kind_spread, strict=True))
+    middle = dict(zip(calibration.kinds.tolist(), calibration.kind_median, strict=True))
+    rank = np.array([(e - middle[k]) / spread[k] for e, k in zip(error, place.kind.tolist(), strict=True)])
+    out, seen = [], set()
+    for c in np.argsort(-rank, kind="stable"):
+        node = int(place.node[c])
+        if node in seen or len(out) >= most:
+            continue
+        seen.add(node)
+        kind = NODE_KINDS[place.kind[c]]
+        channels = system.channels.get(kind, [])
+        channel = channels[place.channel[c]] if place.channel[c] < len(channels) else f"channel {place.channel[c]}"
+        out.append(
+            Deviation(
+                node, system.node_names[node], kind, channel, float(observed[c]),
+                float(observed[c] - residual[c]), float(error[c]),
+            )
+        )  # fmt: skip
+    return out
+
+
+def observed_signals(nodes: np.ndarray, place: Columns, context_dim: int) -> np.ndarray:
+    """[M, C]: the signals of windows given as [M, N, context + signal], in the order of `place`."""
+    return np.asarray(nodes)[:, place.node, context_dim + place.channel]

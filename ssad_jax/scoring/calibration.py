@@ -1,0 +1,172 @@
+"""Raw score terms to calibrated scores: everything that is fitted comes from normal training time.
+
+The steps, each of which makes a fault that touches one service visible in a system of hundreds of nodes:
+
+1. A residual is divided by its own normal scale (root mean square on fit and calibration windows, floored).
+2. A node's error is the largest of its channels; a kind's error is the largest of its nodes (a mean over
+   hundreds of nodes would drown one).
+3. Each kind is calibrated on held-out normal windows: (x - median) / (q95 - median), so that 0 is usual and 1
+   is exceeded by 5% of normal windows. The largest kind is the reconstruction term.
+4. The temporal and the prior term are calibrated the same way.
+5. score = alpha * reconstruction + beta * excess(temporal) + eta * excess(prior), where
+   excess(x) = log(1 + max(x - 1, 0)).
+
+Why step 5 is not the plain weighted sum: calibrated terms have heavy tails, so that the plain sum is decided by
+whichever term has the heaviest one, informative or not. Only the part beyond the normal q95 of the two
+secondary terms counts as evidence, and on a logarithmic scale: a term that says nothing leaves the order of 95%
+of normal windows as the reconstruction term has it, and moves the rest by little.
+
+A calibration run is judged by scales that were fitted without it (leave one run out), because the maximum over
+nodes picks exactly those residuals that inflate their own scale; otherwise calibration scores would be smaller
+than those of new windows and thresholds too low.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from data_prep.errors import InputError
+from ssad_jax.prepared import NODE_KINDS
+from ssad_jax.scoring.terms import Columns, Terms
+
+KIND_SPREAD_FLOOR = 0.25  # of q95 - median of a kind's error, in normal scales (a kind that is silent in normal time)
+TERM_SPREAD_FLOOR = 0.01  # the same for temporal and prior, as a share of the median
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """What was fitted; `arrays` and `from_arrays` take it through an .npz file."""
+
+    scale: np.ndarray  # [C] f32: normal scale of each residual column
+    kinds: np.ndarray  # [K] int: the node kinds that occur, indices into NODE_KINDS
+    kind_median: np.ndarray  # [K]
+    kind_spread: np.ndarray  # [K]: q95 - median
+    term_median: np.ndarray  # [2]: temporal, prior
+    term_spread: np.ndarray  # [2]
+    weights: np.ndarray  # [3]: alpha, beta, eta
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_arrays(cls, arrays) -> "Calibration":
+        return cls(**{f.name: np.asarray(arrays[f.name]) for f in dataclasses.fields(cls)})
+
+
+class Scores(NamedTuple):
+    """Calibrated scores of M windows; 0 is usual, 1 is exceeded by 5% of normal windows."""
+
+    calibrated: np.ndarray  # [M]
+    paper: np.ndarray  # [M]: the paper's formula to the letter, alpha = beta = eta = 1
+    reconstruction: np.ndarray  # [M]
+    temporal: np.ndarray  # [M]
+    prior: np.ndarray  # [M]
+    kind: np.ndarray  # [M, K]: each kind's calibrated error
+    node_error: np.ndarray  # [M, N]: each node's error in normal scales; 0 where it has no signal
+
+
+def fit_calibration(
+    place: Columns, fit: Terms, held_out: Terms, run: np.ndarray, num_nodes: int, score_config
+) -> tuple[Calibration, Scores]:
+    """Fit on normal windows.
+
+    Args:
+        place: what the residual columns are.
+        fit: terms of windows that the model was fitted on (for scales only; may be empty).
+        held_out: terms of normal windows that it was not fitted on.
+        run: [M] the run (segment) of each held-out window.
+        num_nodes: N.
+        score_config: `config.score` (alpha, beta, eta, scale_floor).
+
+    Returns:
+        The calibration, and the held-out windows' own scores under it (leave one run out), for thresholds.
+
+    Raises:
+        InputError: there is no held-out window.
+    """
+    if not len(held_out.window):
+        raise InputError(
+            "the prepared dataset has no calibration windows; raise config.data.calibration_share or prepare more "
+            "normal time"
+        )
+    floor = score_config.scale_floor
+    squares = np.square(held_out.residual, dtype=np.float64)
+    total = np.square(fit.residual, dtype=np.float64).sum(0) + squares.sum(0)
+    count = len(fit.window) + len(held_out.window)
+    scale = _scale(total, count, floor)
+    node_error = np.zeros((len(held_out.window), num_nodes), np.float32)
+    for r in np.unique(run):
+        own = run == r
+        left = count - own.sum()
+        other = _scale(total - squares[own].sum(0), left, floor) if left else scale
+        node_error[own] = node_errors(held_out.residual[own], other, place, num_nodes)
+
+    kinds = np.unique(place.kind)
+    errors = _kind_errors(node_error, place, kinds)
+    raw_terms = np.stack([held_out.temporal, held_out.prior], axis=1)
+    kind_median, kind_spread = _centre(errors, KIND_SPREAD_FLOOR)
+    term_median, term_spread = _centre(raw_terms, 0.0)
+    term_spread = np.maximum(term_spread, np.maximum(TERM_SPREAD_FLOOR * np.abs(term_median), 1e-6))
+    weights = np.array([score_config.alpha, score_config.beta, score_config.eta], np.float64)
+    calibration = Calibration(scale, kinds, kind_median, kind_spread, term_median, term_spread, weights)
+    return calibration, _combine(calibration, held_out, node_error, errors)
+
+
+def apply_calibration(calibration: Calibration, place: Columns, terms: Terms, num_nodes: int) -> Scores:
+    """Scores of new windows."""
+    error = node_errors(terms.residual, calibration.scale, place, num_nodes)
+    return _combine(calibration, terms, error, _kind_errors(error, place, calibration.kinds))
+
+
+def node_errors(residual: np.ndarray, scale: np.ndarray, place: Columns, num_nodes: int) -> np.ndarray:
+    """[M, N] f32: the largest scaled absolute residual over each node's channels; 0 where it has none."""
+    out = np.zeros((len(residual), num_nodes), np.float32)
+    if len(place.node):
+        first = np.flatnonzero(np.diff(place.node, prepend=-1))
+        out[:, place.node[first]] = np.maximum.reduceat(np.abs(residual) / scale, first, axis=1)
+    return out
+
+
+def excess(calibrated: np.ndarray) -> np.ndarray:
+    """Evidence beyond the normal q95, on a logarithmic scale; 0 up to there."""
+    return np.log1p(np.maximum(calibrated - 1.0, 0.0))
+
+
+def kind_names(calibration: Calibration) -> list[str]:
+    return [NODE_KINDS[k] for k in calibration.kinds]
+
+
+def _scale(sum_of_squares, count, floor) -> np.ndarray:
+    return np.maximum(np.sqrt(np.maximum(sum_of_squares, 0.0) / count), floor).astype(np.float32)
+
+
+def _kind_errors(node_error: np.ndarray, place: Columns, kinds: np.ndarray) -> np.ndarray:
+    """[M, K]: the largest node error of each kind."""
+    nodes = [np.unique(place.node[place.kind == k]) for k in kinds]
+    return np.stack([node_error[:, n].max(1) for n in nodes], axis=1) if len(kinds) else np.zeros((len(node_error), 0))
+
+
+def _centre(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """Median and q95 - median of each column, over finite values; (0, 1) for a column that has none."""
+    middle, spread = np.zeros(values.shape[1]), np.ones(values.shape[1])
+    for i, column in enumerate(values.T):
+        finite = column[np.isfinite(column)].astype(np.float64)
+        if len(finite):
+            middle[i], high = np.quantile(finite, [0.5, 0.95])
+            spread[i] = max(high - middle[i], floor)
+    return middle, spread
+
+
+def _combine(calibration: Calibration, terms: Terms, node_error: np.ndarray, errors: np.ndarray) -> Scores:
+    kind = (errors - calibration.kind_median) / calibration.kind_spread
+    reconstruction = kind.max(1) if kind.shape[1] else np.zeros(len(kind))
+    raw = np.stack([terms.temporal, terms.prior], axis=1).astype(np.float64)
+    calibrated = (raw - calibration.term_median) / calibration.term_spread
+    # A run's first window has no history: no evidence (whereas a diverged model's nan in `prior` must stay visible).
+    temporal = np.where(np.isnan(raw[:, 0]), 0.0, calibrated[:, 0])
+    prior = calibrated[:, 1]
+    alpha, beta, eta = calibration.weights
+    score = alpha * reconstruction + beta * excess(temporal) + eta * excess(prior)
+    paper = terms.paper_reconstruction + np.nan_to_num(terms.temporal, nan=0.0) + terms.prior
+    return Scores(score, paper.astype(np.float64), reconstruction, temporal, prior, kind, node_error)

@@ -1,0 +1,109 @@
+"""A method on a prepared dataset: calibrated scores, and the detectors (thresholds, suspects) made of them."""
+
+import dataclasses
+
+import numpy as np
+
+from ssad_jax.floors import FLOORS, signals
+from ssad_jax.prepared import Prepared
+from ssad_jax.scoring.assess import Detector
+from ssad_jax.scoring.attribution import service_blame, suspects
+from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
+from ssad_jax.scoring.terms import Columns, Terms, columns, score_runs, some_fit_runs
+from ssad_jax.scoring.thresholds import Threshold, choose_threshold
+
+MOST_FIT_WINDOWS = 4096  # that a floor is fitted on
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """Everything that a method's parameters say of a prepared dataset."""
+
+    place: Columns
+    calibration: Calibration
+    held_out_terms: Terms  # of normal calibration windows
+    held_out: Scores  # theirs, leave one run out
+    terms: Terms  # of the test windows, in time order
+    scores: Scores
+
+
+def score_dataset(score, params, prepared: Prepared, score_config) -> Scored:
+    """Score the calibration and the test runs and calibrate; `score` as in `terms.score_runs`.
+
+    Raises:
+        InputError: there are no calibration windows.
+    """
+    place = columns(prepared.system)
+    num_nodes = len(prepared.system.kind)
+    calibration_runs, test_runs = _same_length(prepared.calibration_runs, prepared.test_runs)
+    fit, held_out, test = (
+        score_runs(score, params, prepared, runs, score_config.batch_runs)
+        for runs in (some_fit_runs(prepared), calibration_runs, test_runs)
+    )
+    # A calibration run goes on through windows that are not part of the calibration (they touch a known fault).
+    held_out = held_out.take(prepared.windows.part[held_out.window] == 1)
+    test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
+    run = prepared.windows.segment[held_out.window]
+    calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, score_config)
+    scores = apply_calibration(calibration, place, test, num_nodes)
+    return Scored(place, calibration, held_out, held_out_scores, test, scores)
+
+
+def _same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pad the shorter runs where that costs little: one shape, one compilation."""
+    short, long = sorted((first.shape[1], second.shape[1]))
+    if not len(first) or not len(second) or long > 1.5 * short:
+        return first, second
+    padded = [np.pad(a, ((0, 0), (0, long - a.shape[1])), constant_values=-1) for a in (first, second)]
+    return padded[0], padded[1]
+
+
+def make_detector(name, held_out: np.ndarray, test: np.ndarray, score_config, names=None) -> Detector:
+    """A detector that alerts above the threshold of its own held-out scores."""
+    threshold = choose_threshold(held_out, score_config)
+    return with_threshold(name, test, threshold, names)
+
+
+def with_threshold(name, test: np.ndarray, threshold: Threshold, names=None) -> Detector:
+    return Detector(name, test, threshold.value, threshold.method, test > threshold.value, names)
+
+
+def suspect_lists(prepared: Prepared, scored: Scored) -> list[list[str]]:
+    blame = service_blame(prepared.system, scored.calibration, scored.scores.node_error)
+    return suspects(prepared.system, blame)
+
+
+def method_detectors(prepared: Prepared, scored: Scored, score_config) -> dict[str, dict[str, Detector]]:
+    """'variants', 'terms' and 'kinds' -> name -> detector; the variants name suspects."""
+    names = suspect_lists(prepared, scored)
+    low, high = scored.held_out, scored.scores
+
+    def build(name, suspected=None):
+        return make_detector(name, getattr(low, name), getattr(high, name), score_config, suspected)
+
+    kinds = {}
+    for i, kind in enumerate(kind_names(scored.calibration)):
+        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config)
+    return {
+        "variants": {name: build(name, names) for name in ("calibrated", "paper")},
+        "terms": {name: build(name) for name in ("reconstruction", "temporal", "prior")},
+        "kinds": kinds,
+    }
+
+
+def floor_detectors(prepared: Prepared, scored: Scored, score_config, seed: int) -> dict[str, Detector]:
+    """Each floor fitted on fit windows, with its threshold from the same held-out windows, on the same test windows."""
+    fit_windows = np.flatnonzero(prepared.windows.part == 0)
+    if not len(fit_windows):
+        return {}
+    some = np.unique(np.linspace(0, len(fit_windows) - 1, min(MOST_FIT_WINDOWS, len(fit_windows))).astype(int))
+    fit = signals(prepared, fit_windows[some])
+    held_out, test = (signals(prepared, t.window) for t in (scored.held_out_terms, scored.terms))
+    out = {}
+    for name, fit_floor in FLOORS.items():
+        score = fit_floor(fit, seed)
+        if name == "all_positive":
+            out[name] = with_threshold(name, score(test), Threshold(0.0, "always"))
+        else:
+            out[name] = make_detector(name, score(held_out), score(test), score_config)
+    return out

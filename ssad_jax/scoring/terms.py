@@ -1,0 +1,88 @@
+"""Runs of windows through a method: the raw score terms of every window, on the host.
+
+Residuals are kept as C columns, one for each (node, channel) that exists, instead of [N, 16] slots that are
+mostly empty: a third of the memory and no padding to think of afterwards.
+"""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from ssad_jax.batching import make_batch, resident
+from ssad_jax.prepared import Prepared, System
+
+
+class Columns(NamedTuple):
+    """The C residual columns, ascending by node."""
+
+    node: np.ndarray  # [C] int, node slot
+    channel: np.ndarray  # [C] int, signal channel
+    kind: np.ndarray  # [C] int, index into NODE_KINDS
+
+
+class Terms(NamedTuple):
+    """Raw score terms of M windows."""
+
+    window: np.ndarray  # [M] int, row of Prepared.windows
+    residual: np.ndarray  # [M, C] f32: observed minus expected
+    temporal: np.ndarray  # [M] f32, nan at a run's first window
+    prior: np.ndarray  # [M] f32
+    paper_reconstruction: np.ndarray  # [M] f32
+    prototype: np.ndarray  # [M] int
+
+    def take(self, rows) -> "Terms":
+        return Terms(*(a[rows] for a in self))
+
+
+def columns(system: System) -> Columns:
+    """The residual columns of a system: the signal channels of its real nodes."""
+    node, channel = np.nonzero(system.signal_mask & system.node_mask[:, None])
+    return Columns(node, channel, system.kind[node].astype(int))
+
+
+def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: int) -> Terms:
+    """Raw terms of the windows in `runs` [R, L] (-1: none), each run scored from an empty history.
+
+    `score(params, batch)` is a method's score function, jitted by the caller so that several calls share one
+    compilation. Windows are gathered on the host, a batch of runs at a time; the last batch is filled with
+    masked runs, so there is one shape. Where a window occurs in several runs its first occurrence counts.
+    """
+    place = columns(prepared.system)
+    length = runs.shape[1] if runs.ndim == 2 else 0
+    parts = []
+    for first in range(0, len(runs) if length else 0, batch_runs):
+        ids = np.full((batch_runs, length), -1, np.int32)
+        some = runs[first : first + batch_runs]
+        ids[: len(some)] = some
+        windows = resident(prepared, np.maximum(ids, 0).reshape(-1))
+        rows = np.where(ids >= 0, np.arange(ids.size, dtype=np.int32).reshape(ids.shape), -1)
+        index = np.where((ids >= 0).any(1), first + np.arange(batch_runs, dtype=np.int32), -1)
+        terms = jax.device_get(score(params, windows, rows, index))
+        real = ids >= 0
+        residual = np.asarray(terms.residual)[real][:, place.node, place.channel]
+        rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype)
+        parts.append(Terms(ids[real], residual, *(np.asarray(a)[real] for a in rest)))
+    if not parts:
+        empty = np.zeros(0, np.float32)
+        no_ids = np.zeros(0, np.int32)
+        return Terms(no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
+    joined = Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
+    _, unique = np.unique(joined.window, return_index=True)
+    return joined.take(np.sort(unique))
+
+
+def scorer(method):
+    """`method.score` compiled as score(params, windows, rows, index), without the state (it stays on the device)."""
+
+    def score(params, windows, rows, index):
+        terms = method.score(params, make_batch(windows, rows, index))
+        return terms._replace(state=None)
+
+    return jax.jit(score)
+
+
+def some_fit_runs(prepared: Prepared, most: int = 512) -> np.ndarray:
+    """At most `most` training sequences, spread evenly over training time (for normal scales; [q, S])."""
+    count = len(prepared.fit_sequences)
+    return prepared.fit_sequences[np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))]

@@ -1,0 +1,86 @@
+"""`simulate`: runs the cluster for some hours and writes the raw files, all or nothing."""
+
+import os
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_prep.errors import InputError
+from data_prep.simulate.background import Background
+from data_prep.simulate.cluster import COMPUTES, HOSTS
+from data_prep.simulate.engine import Engine
+from data_prep.simulate.faults import KINDS, Injector, schedule
+from data_prep.simulate.flows import FLOWS
+from data_prep.simulate.workloads import WORKLOADS, Rally
+from data_prep.simulate.writers import Clock, write_logs, write_metrics, write_period, write_report, write_traces
+
+START = "2019-11-25T15:12:13"  # naive UTC, of the archive's concurrent run
+
+
+def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_kinds: Sequence[str] = KINDS,
+             faults_per_hour: float = 10.0, concurrency: Mapping[str, int] | None = None, day_hours: float = 2.0,
+             load: float = 1.0, start: str = START) -> dict[str, int]:
+    """Simulates the cluster and writes its telemetry to `directory` in the archive's raw layout.
+
+    The first fifth of the time has no faults; `faults_per_hour` counts in the rest. `concurrency` overrides
+    Rally's workers by workload (boot 2, image 5, network 1); `load` scales the rate of iterations and
+    `day_hours` is the length of the compressed day over which it swings. Same arguments, same bytes.
+    Returns counts (logs, metric rows, trace files, spans, iterations, faults). Raises InputError where
+    `directory` is not empty, or an argument cannot be used.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} exists and is not an empty directory; choose another one for the simulation")
+    concurrency = dict(concurrency or {})
+    for name, workers in concurrency.items():
+        if name not in WORKLOADS or workers < 0:
+            raise InputError(f"simulate.concurrency: {name}={workers}; give a count for {', '.join(WORKLOADS)}")
+    if hours <= 0 or load <= 0 or day_hours <= 0:
+        raise InputError("simulate: hours, load and day_hours must be positive")
+    seconds = int(hours * 3600)
+    plan = schedule(seconds, seed, tuple(fault_kinds), faults_per_hour)
+    engine = build_engine(seconds, seed)
+    rally = Rally(engine, seed, concurrency, day_hours * 3600.0, load)
+    Background(engine, seed)
+    injector = Injector(engine, rally, plan)
+    engine.env.run(until=seconds)
+
+    clock = Clock(start)
+    partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
+    partial.mkdir(parents=True)
+    try:
+        counts = {"logs": write_logs(partial / "logs" / "logs_aggregated_concurrent.csv", engine.logs, clock, seconds,
+                                     seed)}
+        counts["metrics"] = write_metrics(partial / "metrics", engine, clock, seed)
+        counts["traces"], counts["spans"] = write_traces(partial / "traces", engine, rally, clock)
+        for name, workload in WORKLOADS.items():
+            write_report(partial / "reports" / f"output_{name}.json", workload, rally.finished[name], injector.done,
+                         clock, concurrency.get(name, workload.concurrency), engine.uuid)
+            counts[f"iterations_{name}"] = len(rally.finished[name])
+        counts["faults"] = len(injector.done)
+        write_period(partial / "IMPORTANT_experiment_start_end_data.txt", clock, seconds)
+        if directory.exists():
+            directory.rmdir()
+        partial.rename(directory)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return counts
+
+
+def build_engine(seconds: int, seed: int) -> Engine:
+    """An engine with the names that stay the same for a whole run: images, providers, users of periodic tasks."""
+    engine = Engine(seconds, seed, FLOWS)
+    rng = random.Random(f"{seed}/names")
+    shares = rng.sample((0.43, 0.27, 0.26, 0.04), 4)  # of the instances, by host, in the real run
+    engine.compute_weights = dict(zip(COMPUTES, (max(share, 0.12) for share in shares), strict=True))
+    engine.servers = {}
+    engine.orphans = []
+    engine.ubuntu_image, engine.router = engine.uuid(), engine.uuid()
+    engine.base_file = f"{rng.getrandbits(160):040x}"
+    engine.providers = {host: engine.uuid() for host in COMPUTES}
+    engine.event_requests = {host: engine.uuid() for host in COMPUTES}
+    engine.periodic_requests = {host: engine.uuid() for host in HOSTS}
+    engine.operator = (f"{rng.getrandbits(128):032x}", f"{rng.getrandbits(128):032x}")
+    return engine

@@ -47,13 +47,13 @@ def read(path: Path, header: list[str] | None = None, multiline: bool = False) -
 
 
 def first_record(path: Path) -> list[str]:
-    """The fields of the first line: the header, where the file has one. Raises InputError as `read` does."""
+    """The fields of the first row: the header, where the file has one. Raises InputError as `read` does."""
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            line = file.readline()
-    except (OSError, EOFError, zlib.error) as error:
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            return next(csv.reader(file), [])
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
-    return next(csv.reader([line.decode("utf-8-sig", "replace").rstrip("\r\n")]), [])
 
 
 def _bytes(path: Path) -> bytes:

@@ -128,8 +128,8 @@ def faults(report: list[Workload]) -> pl.DataFrame:
             ((result, hook.command) for hook in workload.hooks for result in hook.results),
             key=lambda pair: pair[0].started_at,
         )
-        next_starts = [result.started_at for result, _ in results[1:]] + [float("inf")]
-        for (result, command), next_start in zip(results, next_starts, strict=True):
+        starts = [result.started_at for result, _ in results] + [float("inf")]
+        for (result, command), next_start in zip(results, starts[1:], strict=True):
             stated = _stated(result)
             if stated:
                 rows += stated

@@ -15,6 +15,7 @@ from data_prep.scaling import CHANNELS
 from data_prep.vocabulary import Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
+EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean", "duration, mean"}
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
 MIN_Z, PARTNERS = 5.0, 2  # a co-occurrence is kept if it is this many standard deviations over chance; at most 2 a node
@@ -137,6 +138,8 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
     }[mask_units]
     numbers = {name: i for i, name in enumerate(sorted(set(units)))}
 
+    present = _channels_present(nodes, v)
+
     def pad(values, fill, dtype):
         out = np.full((budget, *np.shape(values)[1:]), fill, dtype)
         out[:real] = values
@@ -146,7 +149,8 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         identity=pad(identity.identities(names, owners, nodes.kind, positions[service]), 0, np.float32),
         kind=pad(nodes.kind, 0, np.int8),
         node_mask=np.arange(budget) < real,
-        signal_mask=pad(_channels_present(nodes, v), False, bool),
+        signal_mask=pad(present, False, bool),
+        evidence=pad(_evidence(nodes, present), False, bool),
         mask_unit=pad([numbers[name] for name in units], -1, np.int32),
         unit_hash=pad([identity.stable_hash(name) for name in units], 0, np.uint32),
         service=pad(service, -1, np.int32),
@@ -170,3 +174,18 @@ def _channels_present(nodes: Nodes, v: Vocabulary) -> np.ndarray:
     gaps = v.gap["num_gaps"].to_numpy() > 0
     present[nodes.first(DEPENDENCY) : nodes.first(EVENT), 2:4] &= gaps[:, None]
     return present
+
+
+def _evidence(nodes: Nodes, present: np.ndarray) -> np.ndarray:
+    """[n, 16] bool: the channels that scores are made of.
+
+    Volumes (operations, calls) are reconstructed, but their deviation is load, not fault. Of latencies the means count:
+    maxima have heavy tails. A dependency's duration repeats what its callee's self time says, so it counts only where
+    no client span shows the net latency.
+    """
+    names = {kind: [name in EVIDENCE for name in CHANNELS[kind]] for kind in NODE_KINDS}
+    table = np.array([names[kind] + [False] * (SIGNAL_DIM - len(names[kind])) for kind in NODE_KINDS])
+    evidence = table[nodes.kind] & present
+    dependencies = nodes.kind == DEPENDENCY
+    evidence[dependencies, 4] &= ~present[dependencies, 3]
+    return evidence

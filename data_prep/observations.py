@@ -11,13 +11,17 @@ from data_prep import templates
 NAME, OP, TIME = "unit", "operation", "time"
 
 
-def observe(frames: dict[str, pl.DataFrame], node_level: str, metric_patterns) -> dict[str, pl.DataFrame]:
+def observe(
+    frames: dict[str, pl.DataFrame], node_level: str, metric_patterns, baseline_minutes: float
+) -> dict[str, pl.DataFrame]:
     """Observation frames from canonical telemetry tables; a modality that is absent gives an empty frame.
 
     Args:
         frames: telemetry tables by name.
         node_level: `service` (a unit is a service) or `instance`.
         metric_patterns: regular expressions; a metric is used if one matches its whole name.
+        baseline_minutes: a metric's value is its difference from its own median over so many minutes before; 0: the
+            value itself.
 
     Returns:
         spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns
@@ -33,7 +37,7 @@ def observe(frames: dict[str, pl.DataFrame], node_level: str, metric_patterns) -
         "spans": spans,
         "calls": calls,
         "logs": _logs(frames.get("logs"), unit),
-        "metrics": _metrics(frames.get("metrics"), unit, metric_patterns),
+        "metrics": _metrics(frames.get("metrics"), unit, metric_patterns, baseline_minutes),
         "events": _events(frames.get("events"), unit),
     }
     seen = [f.select(unit, "service_name") for n in ("spans", "logs", "metrics", "events") if (f := frames.get(n)) is not None]
@@ -92,7 +96,7 @@ def _logs(frame, unit):
     ).collect()  # fmt: skip
 
 
-def _metrics(frame, unit, patterns):
+def _metrics(frame, unit, patterns, baseline_minutes):
     if frame is None:
         return pl.DataFrame(schema=SCHEMAS["metrics"])
     chosen = "^(?:" + "|".join(f"(?:{p})" for p in patterns) + ")$"
@@ -108,7 +112,15 @@ def _metrics(frame, unit, patterns):
     # A counter that falls has been reset: it counts from zero again.
     rate = pl.when(step < 0).then(pl.col("value")).otherwise(step) / seconds
     value = pl.when("counter").then(rate).otherwise(pl.col("value"))
-    return frame.select(TIME, NAME, "metric", value=value).drop_nulls("value").sort(TIME, NAME, "metric")
+    frame = frame.select(TIME, NAME, "metric", value=value).drop_nulls("value")
+    if baseline_minutes:
+        # Levels drift over hours and differ between days; what tells is a change against the recent past. Only
+        # earlier readings count, and fewer than three of them say nothing.
+        window = f"{int(baseline_minutes * 60)}s"
+        baseline = pl.col("value").rolling_median_by("clock", window, min_samples=3, closed="left").over(NAME, "metric")
+        clock = pl.from_epoch(TIME, "ns").alias("clock")
+        frame = frame.with_columns(clock).with_columns(pl.col("value") - baseline).drop_nulls("value").drop("clock")
+    return frame.sort(TIME, NAME, "metric")
 
 
 def _events(frame, unit):

@@ -17,9 +17,9 @@ MASKS = (
     (r"\b(?:req-)?[0-9a-f]{16,}\b", "<id>"),
     (r"\b\d{1,3}(?:\.\d{1,3}){3}(?::\d+)?\b", "<ip>"),
     (r"\b0x[0-9a-fA-F]+\b", "<num>"),
-    (r"\{[^{}]*\}", "<data>"),
-    (r"\{[^{}]*\}", "<data>"),  # one level of nesting
-    (r"\([^()]*=[^()]*\)", "<data>"),
+    *3 * ((r"\{[^{}]*\}", "<data>"), (r"\([^()]*=[^()]*\)", "<data>")),  # objects, three levels deep
+    (r"\[[^\[\]]*,[^\[\]]*\]", "<data>"),  # lists
+    (r"[{(][^{}()]*=[^{}()]*$", "<data>"),  # an object that was cut off
     (r'"[^"]*"', "<text>"),
     (r"'[^']*'", "<text>"),
     (r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.,\d]*Z?\b", "<time>"),
@@ -27,7 +27,7 @@ MASKS = (
     (r"#(\d+)", "#L${1}"),  # `logger#line` names a place in the code: the next mask must leave it
     (r"\b\d+(?:[.,:]\d+)*\b", "<num>"),
 )
-MAX_BODY = 400  # characters that are looked at; stack traces and dumps say what they are in their first line
+MAX_BODY = 600  # characters that are looked at; stack traces and dumps say what they are in their first line
 UNSEEN = -1
 
 

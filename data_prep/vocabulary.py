@@ -129,8 +129,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         self_time=_mean_std(span_moments, floor=0.25),
         duration=_mean_std(stats["durations"], floor=0.25),
         gap=_mean_std(gap_moments, floor=0.25),
-        # A metric that hardly moves must not turn its rounding into an alarm: scale at least 5 % of its level.
-        metric_scale=np.stack([mean, np.maximum(std, 0.05 * np.abs(mean))], 1).reshape(-1, 2),
+        metric_scale=np.stack([mean, std], 1).reshape(-1, 2),
         traced=[n in set(own[NAME].to_list()) for n in names],
     )
 

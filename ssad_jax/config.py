@@ -38,6 +38,7 @@ def default_config(name: str) -> ConfigDict:
         "recording_gap_hours": 6.0,  # a longer silence separates recordings
         "metrics": (".*",),  # regular expressions of the metric names to use
         "metric_units": "all",  # all | traced: metrics only of services that have spans or logs
+        "metric_baseline_minutes": 30.0,  # metrics are differences from their median over the time before; 0: levels
         "max_templates_per_service": 40,  # the most frequent ones; the rest share one node
         "min_template_count": 3,  # in training time
         "mask_units": "siblings",  # masked together: node | siblings (one kind, one service) | owner (all of a service)

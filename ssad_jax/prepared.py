@@ -41,6 +41,7 @@ class System:
     kind: np.ndarray  # [N] int8, index into NODE_KINDS
     node_mask: np.ndarray  # [N] bool, false at padding
     signal_mask: np.ndarray  # [N, 16] bool: which signal channels the node has
+    evidence: np.ndarray  # [N, 16] bool: channels whose deviation speaks of a fault (not volume: load is no fault)
     mask_unit: np.ndarray  # [N] int32: nodes of one unit are masked together; -1 at padding
     unit_hash: np.ndarray  # [N] uint32: stable hash of the unit's name, whatever the order of nodes
     service: np.ndarray  # [N] int32, index into service_names: whom a deviation of the node speaks of; -1 none

@@ -39,13 +39,16 @@ def make_prepared(
     owner = np.array(owner + [-1] * pad, np.int32)
     caller = np.array(caller + [-1] * pad, np.int32)
     node_mask = np.arange(budget) < real
-    channels = {"service": ["requests"], "log": ["count"], "metric": ["level"], "dependency": ["calls", "gap"], "event": []}
+    channels = {
+        "service": ["requests"], "log": ["count"], "metric": ["level"], "dependency": ["calls", "gap"], "event": [],
+    }  # fmt: skip
     width = np.array([len(channels[k]) for k in ("service", "log", "metric", "dependency", "event")])
     signal_mask = (np.arange(SIGNAL_DIM) < width[kind][:, None]) & node_mask[:, None]
     identity = rng.normal(size=(budget, IDENTITY_DIM)).astype(np.float32) / np.sqrt(IDENTITY_DIM)
     identity[real:] = 0
     system = System(
         identity=identity, kind=kind, node_mask=node_mask, signal_mask=signal_mask,
+        evidence=signal_mask,
         mask_unit=np.where(node_mask, np.arange(budget), -1).astype(np.int32),
         unit_hash=rng.integers(0, 2**32, budget, dtype=np.uint32), service=owner, caller=caller,
         service_position=rng.normal(size=(num_services, 8)).astype(np.float32),

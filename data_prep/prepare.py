@@ -1,0 +1,365 @@
+"""The driver: raw telemetry -> telemetry tables -> segments -> templates -> signals -> event graphs -> dataset.
+
+`fit` is a map over shards of time whose partial statistics add up; `transform` is a map over segments. Both run through a
+`concurrent.futures.Executor`, and the result is the same, byte for byte, for any number of workers.
+"""
+
+import contextlib
+import dataclasses
+import itertools
+import multiprocessing
+import os
+import time
+from concurrent.futures import Executor, ProcessPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from absl import logging
+
+from data_prep import event_graph, observations, padding, scaling, signals, sources, split, templates, vocabulary
+from data_prep.errors import InputError
+from data_prep.observations import TIME
+from data_prep.tables import Tables
+from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
+
+NS = split.NS
+PLACES = ("raw_dir", "prepared_dir", "num_workers", "batch_size")  # of data settings: do not change what is prepared
+
+
+def prepare(config) -> None:
+    """Turn `config.data.raw_dir` into the prepared dataset `config.data.prepared_dir`.
+
+    Raises:
+        InputError: the configuration or the raw telemetry cannot be used; the message says what to mend.
+    """
+    data, clock = config.data, _Clock()
+    with Writer(data.prepared_dir) as writer, _executor(data.num_workers) as executor:
+        with clock("read"):
+            tables = sources.read(data, executor)
+            for warning in tables.warnings:
+                logging.warning(warning)
+        prepared = prepare_tables(tables, config, writer.path, executor, clock)
+        with clock("write"):
+            writer.finish(prepared, clock.seconds)
+    counts = prepared.manifest["counts"]
+    logging.info("prepared %s: %s in %.1f s", data.prepared_dir, counts, sum(clock.seconds.values()))
+
+
+def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock) -> Prepared:
+    """Everything after reading; writes tables and per-tick signals into `path`, returns the arrays."""
+    data = config.data
+    frames = tables.frames
+    tick_ns = int(data.tick_seconds * NS)
+    faults = _faults(frames.get("faults"))
+    with clock("observe"):
+        obs = observations.observe(frames, data.node_level, data.metrics, data.metric_baseline_minutes)
+        segments = split.make_segments(_intervals(frames, faults, data), faults, data)
+        windows = split.make_windows(segments, faults, data)
+        fit_time = split.fit_intervals(windows)
+    with clock("templates"):
+        masked = pl.concat([vocabulary.within({"logs": obs["logs"]}, a, b)["logs"]["masked"].unique() for _, a, b in fit_time])
+        fitted_templates = templates.Templates(masked.drop_nulls().to_list())
+        logs = obs["logs"]
+        obs["logs"] = logs.with_columns(template=fitted_templates.assign(logs["masked"])).drop("masked")
+    with clock("fit"):
+        shards = _write_observations(obs, path / "observations")
+        counts = executor.map(_count_shard, itertools.repeat(shards), fit_time)
+        v = vocabulary.build(vocabulary.merge(list(counts)), obs["units"], frames.get("topology"), data)
+        jobs = _segment_jobs(segments, windows, tick_ns, data.window_length)
+        parts = list(executor.map(_tick_shard, itertools.repeat(shards), itertools.repeat(v), jobs))
+        moments = [m for m, _, _ in parts if m is not None]
+        statistics = scaling.fit(sum(moments[1:], moments[0]), v, data.ridge)
+        nodes = event_graph.make_nodes(v, fitted_templates.texts)
+        together = sum(part[1] for part in parts if part[1] is not None)
+        num_ticks = sum(part[2] for part in parts)
+        pairs = event_graph.cooccurring(together, num_ticks, np.array([u for u, _ in v.logs]))
+        edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v, data.node_level))
+    with clock("transform"):
+        budget = padding.node_budget(len(nodes.names))
+        system = event_graph.make_system(nodes, v, budget, data.mask_units)
+        transform = _Transform(v, statistics, edges, budget, data.window_length, str(shards))
+        active = np.concatenate(list(executor.map(transform, jobs)))
+        edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
+        senders, receivers, edge_kind, n_edge = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
+        attributes, ticks = _gather(shards, jobs, path)
+    with clock("write"):
+        _write_tables(obs, v, nodes, path / "tables")
+        for file in shards.iterdir():
+            file.unlink()
+        shards.rmdir()
+    recording = segments.recording[windows.segment]
+    prepared_windows = Windows(
+        nodes=attributes, senders=senders, receivers=receivers, edge_kind=edge_kind, n_edge=n_edge,
+        start_unix_nano=windows.start, end_unix_nano=windows.end,
+        start_tick=_global_ticks(segments, windows, tick_ns, data.window_length), segment=windows.segment,
+        part=windows.part, label=windows.label, fault=windows.fault,
+    )  # fmt: skip
+    manifest = {
+        "source": data.source,
+        "data_config": {k: _plain(x) for k, x in data.items() if k not in PLACES},
+        "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
+        "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
+        "warnings": list(tables.warnings),
+        "segments": [
+            {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": ("fit", "calibration", "test")[p]}
+            for a, b, r, p in zip(segments.start, segments.end, segments.recording, segments.part, strict=True)
+        ],
+        "counts": {
+            "nodes": len(nodes.names), "node_budget": budget, "candidate_edges": len(edges.kind), "edge_budget": edge_slots,
+            "windows": len(windows.part), "fit_windows": int((windows.part == split.FIT).sum()),
+            "calibration_windows": int((windows.part == split.CALIBRATION).sum()),
+            "test_windows": int((windows.part == split.TEST).sum()), "faults": faults.height,
+            "recordings": int(recording.max()) + 1, "ticks": int(ticks),
+            "unseen_templates": int((obs["logs"]["template"] == templates.UNSEEN).sum()),
+            "unknown_units": int((~obs["units"]["unit"].is_in(v.units)).sum()),
+        },
+        "templates": fitted_templates.texts,
+        "operations": dict(zip(v.units, v.operations, strict=True)),
+        "fitted": _fitted(v, statistics),
+        "versions": {name: version(name) for name in ("numpy", "polars", "drain3-improved")},
+    }  # fmt: skip
+    return Prepared(
+        system, prepared_windows,
+        split.training_sequences(windows, data.stride, data.train_stride, data.sequence_length),
+        split.runs(windows, split.CALIBRATION, data.stride), split.runs(windows, split.TEST, data.stride),
+        faults, manifest, None,
+    )  # fmt: skip
+
+
+class _Clock:
+    """Seconds by stage."""
+
+    def __init__(self):
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def __call__(self, stage):
+        begin = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        logging.info("%s: %.1f s", stage, self.seconds[stage])
+
+
+@contextlib.contextmanager
+def _executor(num_workers: int):
+    """A process pool, or this process itself for one worker. Another engine is another Executor."""
+    num_workers = num_workers or os.cpu_count() or 1
+    if num_workers == 1:
+        yield _Serial()
+        return
+    # One polars thread in each worker: the workers are the parallelism.
+    before = os.environ.get("POLARS_MAX_THREADS")
+    os.environ["POLARS_MAX_THREADS"] = "1"
+    try:
+        with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    finally:
+        os.environ.pop("POLARS_MAX_THREADS") if before is None else os.environ.update(POLARS_MAX_THREADS=before)
+
+
+class _Serial(Executor):
+    def submit(self, fn, /, *args, **kwargs):
+        raise RuntimeError("only map is used")
+
+    def map(self, fn, *iterables, timeout=None, chunksize=1):
+        return map(fn, *iterables)
+
+
+# --- maps over shards of time -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _SegmentJob:
+    """One segment: its ticks, its windows, and which of them are fitted on."""
+
+    number: int
+    start: int
+    num_ticks: int
+    tick_ns: int
+    offsets: np.ndarray  # of all its windows
+    fit_offsets: np.ndarray
+    length: int
+
+
+def _segment_jobs(segments, windows, tick_ns, length) -> list[_SegmentJob]:
+    jobs = []
+    for g in range(len(segments)):
+        rows = windows.segment == g
+        fit = rows & (windows.part == split.FIT)
+        ticks = int((segments.end[g] - segments.start[g]) // tick_ns)
+        jobs.append(_SegmentJob(g, int(segments.start[g]), ticks, tick_ns, windows.offset[rows], windows.offset[fit], length))
+    return jobs
+
+
+def _read_shard(shards: Path, start: int, end: int) -> dict[str, pl.DataFrame]:
+    """Observations of [start, end); metrics begin earlier, for readings that are carried forward."""
+    out = {}
+    for name in ("spans", "calls", "logs", "metrics", "events"):
+        first = start - int(signals.METRIC_MAX_AGE_SECONDS * NS) if name == "metrics" else start
+        frame = pl.scan_parquet(shards / f"{name}.parquet")
+        out[name] = frame.filter((pl.col(TIME) >= first) & (pl.col(TIME) < end)).collect()
+    return out
+
+
+def _count_shard(shards: Path, interval):
+    _, start, end = interval
+    obs = _read_shard(shards, start, end)
+    return vocabulary.count(vocabulary.within(obs, start, end))
+
+
+def _tick_shard(shards: Path, v: vocabulary.Vocabulary, job: _SegmentJob):
+    """Writes the raw ticks of a segment; returns moments and coincidences over its fit time, and that time's ticks."""
+    obs = _read_shard(shards, job.start, job.start + job.num_ticks * job.tick_ns)
+    ticks = signals.per_tick(obs, v, job.start, job.num_ticks, job.tick_ns)
+    np.savez(shards / f"ticks-{job.number}.npz", **ticks)
+    if not len(job.fit_offsets):
+        return None, None, 0
+    fit_ticks = np.zeros(job.num_ticks, bool)
+    for offset in job.fit_offsets:
+        fit_ticks[offset : offset + job.length] = True
+    together, count = event_graph.coincidences(ticks["logs"][fit_ticks])
+    return scaling.moments(signals.aggregate(ticks, job.length, job.fit_offsets), v), together, count
+
+
+@dataclasses.dataclass(frozen=True)
+class _Transform:
+    """Raw ticks of a segment -> its windows' attributes and its scaled ticks (both written), and its active edges."""
+
+    v: vocabulary.Vocabulary
+    statistics: scaling.Statistics
+    edges: event_graph.Edges
+    budget: int
+    length: int
+    shards: str
+
+    def __call__(self, job: _SegmentJob) -> np.ndarray:
+        shards = Path(self.shards)
+        with np.load(shards / f"ticks-{job.number}.npz") as file:
+            ticks = dict(file)
+        windows = signals.aggregate(ticks, self.length, job.offsets)
+        signal, context = scaling.scale(windows, self.v, self.statistics)
+        np.save(shards / f"nodes-{job.number}.npy", event_graph.node_attributes(signal, context, self.budget))
+        single = signals.aggregate(ticks, 1, np.arange(job.num_ticks))
+        signal, context = scaling.scale(single, self.v, self.statistics, share=1 / self.length)
+        scaled = event_graph.node_attributes(signal, context, self.budget)[..., -SIGNAL_DIM:].astype(np.float16)
+        np.save(shards / f"scaled-{job.number}.npy", scaled)
+        return event_graph.active_edges(self.edges, windows)
+
+
+def _gather(shards: Path, jobs, path: Path):
+    """The segments' arrays as one: windows' attributes (memory-mapped) and, in `ticks/`, the scaled ticks."""
+    ticks_dir = path / "ticks"
+    ticks_dir.mkdir()
+    sizes = [(len(job.offsets), job.num_ticks) for job in jobs]
+    out = []
+    for name, total, target in (
+        ("nodes", sum(a for a, _ in sizes), shards / "nodes.npy"),
+        ("scaled", sum(b for _, b in sizes), ticks_dir / "signals.npy"),
+    ):
+        first = np.load(shards / f"{name}-{jobs[0].number}.npy", mmap_mode="r")
+        whole = np.lib.format.open_memmap(target, mode="w+", dtype=first.dtype, shape=(total, *first.shape[1:]))
+        row = 0
+        for job in jobs:
+            part = np.load(shards / f"{name}-{job.number}.npy", mmap_mode="r")
+            whole[row : row + len(part)] = part
+            row += len(part)
+        whole.flush()
+        out.append(whole)
+    np.save(ticks_dir / "segment.npy", np.repeat([job.number for job in jobs], [b for _, b in sizes]).astype(np.int32))
+    starts = [job.start + np.arange(job.num_ticks, dtype=np.int64) * job.tick_ns for job in jobs]
+    np.save(ticks_dir / "start_unix_nano.npy", np.concatenate(starts))
+    return out[0], len(out[1])
+
+
+# --- small conversions ------------------------------------------------------------------------------------------
+
+
+def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
+    schema = {split.START: pl.Int64, split.END: pl.Int64, "service_name": pl.String, "fault_type": pl.String,
+              split.UNCERTAIN: pl.Int64}  # fmt: skip
+    if frame is None:
+        return pl.DataFrame(schema=schema)
+    frame = frame.with_columns(pl.col(split.UNCERTAIN).fill_null(pl.col(split.START)))
+    return frame.select(list(schema)).sort(split.START, "service_name")
+
+
+def _intervals(frames, faults: pl.DataFrame, data):
+    """Observed intervals: from the first to the last span or log line (else metric), less the gaps."""
+    first, last = [], []
+    for names in (("spans", "logs"), ("metrics",)):
+        for name in names:
+            frame = frames.get(name)
+            if frame is not None and frame.height:
+                begin = frame["start_time_unix_nano" if name == "spans" else "time_unix_nano"]
+                end = frame["end_time_unix_nano" if name == "spans" else "time_unix_nano"]
+                first.append(begin.min())
+                last.append(end.max())
+        if first:
+            break
+    if not first:
+        raise InputError(f"{data.raw_dir} holds no span, log line or metric: there is nothing to window")
+    gaps = frames.get("gaps")
+    rows = [] if gaps is None else gaps.select(split.START, split.END).rows()
+    intervals = split.observed_intervals(min(first), max(last), rows)
+    return split.cut(intervals, int(data.segment_seconds * NS), faults)
+
+
+def _topology(frame, v: vocabulary.Vocabulary, node_level: str):
+    if frame is None:
+        return []
+    index = {name: i for i, name in enumerate(v.units)}
+    rows = sorted(set(frame.select("source", "target", "relation").iter_rows()))
+    return [(index[a], index[b], relation) for a, b, relation in rows if a in index and b in index and a != b]
+
+
+def _global_ticks(segments, windows, tick_ns, length) -> np.ndarray:
+    """Start ticks on one axis: true distances in time, with long silences shortened so that int32 is enough."""
+    silence = np.maximum(segments.start[1:] - segments.end[:-1], 0)
+    shortened = np.minimum(silence, 10 * length * tick_ns)
+    base = np.concatenate([[0], np.cumsum((segments.end - segments.start)[:-1] + shortened)]) // tick_ns
+    return (base[windows.segment] + windows.offset).astype(np.int32)
+
+
+def _write_observations(obs, directory: Path) -> Path:
+    directory.mkdir()
+    for name in ("spans", "calls", "logs", "metrics", "events"):
+        frame = obs[name].drop("body", "service_name", strict=False).sort(TIME, maintain_order=True)
+        frame.write_parquet(directory / f"{name}.parquet", compression="zstd", row_group_size=50_000)
+    return directory
+
+
+def _write_tables(obs, v: vocabulary.Vocabulary, nodes, directory: Path) -> None:
+    """Templated logs, spans and metrics for explanations and other methods; `node` is the log event's node number."""
+    directory.mkdir()
+    first = nodes.first(event_graph.LOG)
+    keys = pl.DataFrame(
+        [(v.units[u], t, first + i) for i, (u, t) in enumerate(v.logs)],
+        schema={"unit": pl.String, "template": pl.Int32, "node": pl.Int32}, orient="row",
+    )  # fmt: skip
+    other = keys.filter(pl.col("template") < 0).select("unit", pl.col("node").alias("other"))
+    logs = obs["logs"].join(keys, on=["unit", "template"], how="left", maintain_order="left")
+    logs = logs.join(other, on="unit", how="left", maintain_order="left")
+    logs = logs.select(
+        pl.col(TIME).alias("time_unix_nano"), "service_name", "unit", "alert", "body", "template",
+        node=pl.coalesce("node", "other").fill_null(-1),
+    )  # fmt: skip
+    logs.write_parquet(directory / "logs.parquet", compression="zstd")
+    for name in ("spans", "calls", "metrics", "events"):
+        frame = obs[name].rename({TIME: "time_unix_nano"})
+        frame.write_parquet(directory / f"{name}.parquet", compression="zstd")
+
+
+def _fitted(v: vocabulary.Vocabulary, statistics: scaling.Statistics) -> dict:
+    """The statistics themselves, for the record: small enough for the manifest."""
+    return {
+        "mean_counts": {name: np.round(mean, 6).tolist() for name, mean in statistics.mean.items()},
+        "metric_scale": np.round(v.metric_scale, 6).tolist(),
+        "self_time": v.self_time.to_dicts(), "duration": v.duration.to_dicts(), "gap": v.gap.to_dicts(),
+        "ridge": [np.round(c, 6).tolist() for c in statistics.coefficients],
+    }  # fmt: skip
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value

@@ -243,11 +243,19 @@ def check(
 
 
 def combine(frames: list[pl.DataFrame], name: str) -> tuple[pl.DataFrame, int]:
-    """One sorted frame of checked ones, and how many duplicates it lost. Of duplicates the first in order stays."""
-    frame = pl.concat(frames, rechunk=True)
-    ordered = frame.select(list(SCHEMAS[name].columns)).sort(list(SCHEMAS[name].columns), maintain_order=False)
-    unique = ordered.unique(SCHEMAS[name].key, keep="first", maintain_order=True)
-    return unique.rechunk(), frame.height - unique.height
+    """One sorted frame of checked ones, and how many duplicates it lost. Of duplicates the first in order stays.
+
+    Columns of few distinct strings are sorted by their place in the alphabet: half the time, less memory.
+    """
+    frame = pl.concat(frames)
+    columns = SCHEMAS[name].columns
+    coded = frame.select(list(columns)).with_columns(
+        frame[column].cast(pl.Enum(values.sort()))
+        for column, dtype in columns.items()
+        if dtype == pl.String and len(values := frame[column].drop_nulls().unique()) < frame.height / 20
+    )
+    unique = coded.sort(list(columns)).unique(SCHEMAS[name].key, keep="first", maintain_order=True)
+    return unique.cast(columns).rechunk(), frame.height - unique.height
 
 
 def validate(

@@ -18,6 +18,7 @@ from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean", "duration, mean"}
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
+MIN_READINGS = 50
 MIN_Z, PARTNERS = 5.0, 2  # a co-occurrence is kept if it is this many standard deviations over chance; at most 2 a node
 
 
@@ -150,7 +151,7 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         kind=pad(nodes.kind, 0, np.int8),
         node_mask=np.arange(budget) < real,
         signal_mask=pad(present, False, bool),
-        evidence=pad(_evidence(nodes, present), False, bool),
+        evidence=pad(_evidence(nodes, v, present), False, bool),
         mask_unit=pad([numbers[name] for name in units], -1, np.int32),
         unit_hash=pad([identity.stable_hash(name) for name in units], 0, np.uint32),
         service=pad(service, -1, np.int32),
@@ -176,16 +177,18 @@ def _channels_present(nodes: Nodes, v: Vocabulary) -> np.ndarray:
     return present
 
 
-def _evidence(nodes: Nodes, present: np.ndarray) -> np.ndarray:
+def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
     """[n, 16] bool: the channels that scores are made of.
 
     Volumes (operations, calls) are reconstructed, but their deviation is load, not fault. Of latencies the means count:
     maxima have heavy tails. A dependency's duration repeats what its callee's self time says, so it counts only where
-    no client span shows the net latency.
+    no client span shows the net latency. A metric's own scale must rest on enough readings: one a minute over half an
+    hour of normal time is too few to tell a fault from an ordinary hour.
     """
     names = {kind: [name in EVIDENCE for name in CHANNELS[kind]] for kind in NODE_KINDS}
     table = np.array([names[kind] + [False] * (SIGNAL_DIM - len(names[kind])) for kind in NODE_KINDS])
     evidence = table[nodes.kind] & present
     dependencies = nodes.kind == DEPENDENCY
     evidence[dependencies, 4] &= ~present[dependencies, 3]
+    evidence[nodes.kind == METRIC] &= (v.metric_readings >= MIN_READINGS)[:, None]
     return evidence

@@ -81,6 +81,7 @@ class Vocabulary:
     duration: pl.DataFrame  # callee, operation, mean, std of log duration
     gap: pl.DataFrame  # caller, callee, mean, std of log gap, num_gaps
     metric_scale: np.ndarray  # [M, 2] mean, std
+    metric_readings: np.ndarray  # [M] how many readings the scale was fitted on
     traced: list[bool]  # units with spans of their own
 
 
@@ -130,6 +131,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         duration=_mean_std(stats["durations"], floor=0.25),
         gap=_mean_std(gap_moments, floor=0.25),
         metric_scale=np.stack([mean, std], 1).reshape(-1, 2),
+        metric_readings=metrics["n"].to_numpy(),
         traced=[n in set(own[NAME].to_list()) for n in names],
     )
 

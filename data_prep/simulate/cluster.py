@@ -47,7 +47,7 @@ PROGRAMS = {
     program.name: program
     for program in (
         Program("keystone", "keystone", "public", (CONTROLLER,), wsgi_workers=8, trace_db=False,
-                access="apache", error_module="keystone.common.wsgi", port=5000,
+                access="apache", access_module="keystone.common.wsgi", error_module="keystone.common.wsgi", port=5000,
                 error=("AttributeError", "'NoneType' object has no attribute 'is_active'")),
         Program("glance-api", "glance", "api", (CONTROLLER,), wsgi_workers=10, trace_db=False,
                 access="eventlet", access_module="eventlet.wsgi.server", error_module="glance.common.wsgi",

@@ -12,6 +12,7 @@ import simpy
 from data_prep.simulate.cluster import ADDRESS, CONTROLLER, HOSTS, OPERATIONS, PROGRAMS, Operation
 from data_prep.simulate.state import CallFailed, Context, Host, Instance, LogLine, Span, Trace
 
+HICCUP_SHARE = 0.004  # of all pieces of work take several times as long: garbage collection, a cold page
 RPC_TIMEOUT = 20.0  # seconds, oslo.messaging's rpc_response_timeout here
 MISSING_STOP_SHARE = 0.002  # of the spans: the profiler's stop event never arrives
 
@@ -37,13 +38,12 @@ class Engine:
                 self.instances[program.name, host] = Instance(program, self.hosts[host], pools, pid)
         self.logs: list[LogLine] = []
         self.traces: dict[str, Trace] = {}
-        self.images_known: dict[str, bool] = {}
 
     # Names and numbers -------------------------------------------------------------------------------------
 
     def uuid(self) -> str:
         digits = f"{self.ids.getrandbits(128):032x}"
-        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-a{digits[17:20]}-{digits[20:]}"
 
     def lognormal(self, median: float, sigma: float) -> float:
         return median * math.exp(sigma * self.times.gauss(0.0, 1.0))
@@ -87,6 +87,8 @@ class Engine:
         """Own work of an instance: CPU at the host's present speed, then waiting. Its faults slow it down."""
         host = instance.host
         seconds = seconds * instance.slow
+        if self.times.random() < HICCUP_SHARE:
+            seconds *= self.times.uniform(2.5, 7.0)
         cpu = seconds * cpu_share
         share = cpu_share if seconds else 0.0
         host.active += share
@@ -147,11 +149,14 @@ class Engine:
         raise CallFailed("MessagingTimeout", f"Timed out waiting for a reply to message ID {message_id}", 500)
 
     def rpc_cast(self, context: Context, name: str, host: str | None = None, on_failure=None, **arguments):
-        """A message that nobody waits for. A lost one is lost; a program that is down gets it when it returns."""
+        """A message that nobody waits for; a program that is down, or that it misses, gets it when that is over."""
         instance = self.instance(OPERATIONS[name].program, host)
         yield from self.broker()
-        if self.luck.random() >= instance.loss_share:
-            self.env.process(self._deliver(context, name, instance, on_failure, arguments))
+        delivery = self._deliver(context, name, instance, on_failure, arguments)
+        if self.luck.random() < instance.loss_share:
+            instance.undelivered.append(delivery)
+        else:
+            self.env.process(delivery)
 
     def _deliver(self, context, name, instance, on_failure, arguments):
         if instance.down is not None:
@@ -205,7 +210,7 @@ class Engine:
 
     def _own_error(self, context, instance, operation) -> CallFailed:
         etype, text = instance.program.error
-        where = f"{operation.method} {operation.path}" if operation.method else operation.function.rsplit(".", 1)[-1]
+        where = operation.function.rsplit(".", 1)[-1] or f"{operation.method} {operation.path.split('{')[0]}"
         self.log(instance, "ERROR", instance.program.error_module,
                  f"Exception during processing of {where}: {etype}: {text}\nTraceback (most recent call last):\n"
                  f"  File \"/var/lib/kolla/venv/lib/python2.7/site-packages/"
@@ -225,8 +230,10 @@ class Engine:
         extra = {"http_status": f"{float(status)}", "http_method": operation.method, "http_version": "1.1",
                  "http_url": target}
         request = f"{ADDRESS[CONTROLLER]} \"{operation.method} {target} HTTP/1.1\""
-        if style == "apache":  # the access log of the web server: no payload, no context
+        if style == "apache":  # the access log of the web server has no payload and no context
             self.log(instance, "", "", "", None, extra)
+            self.log(instance, "INFO", instance.program.access_module,
+                     f"{operation.method} {url(instance, operation)}", context, at=arrived)
             return
         if style == "eventlet":
             payload = f"{ADDRESS[CONTROLLER]} - - \"{operation.method} {target} HTTP/1.1\" {status} {length} {took:.6f}"

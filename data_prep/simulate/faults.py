@@ -28,8 +28,8 @@ TARGETS = {
 }
 SEVERITY = {  # mild, medium, severe
     "latency": ((1.6, 0.08), (3.0, 0.3), (5.0, 1.0)),  # times as long, seconds added
-    "error": (0.12, 0.3, 0.7),  # share of the operations
-    "cpu": (2.5, 8.0, 24.0),  # cores wanted
+    "error": (0.04, 0.15, 0.5),  # share of the operations
+    "cpu": (1.5, 6.0, 20.0),  # cores wanted
     "memory": (900.0, 2200.0, 5000.0),  # MB leaked in all
     "message_loss": (0.25, 0.5, 0.9),  # share of the messages
 }
@@ -219,3 +219,7 @@ class Injector:
         yield self.engine.env.timeout(fault.duration)
         for instance in instances:
             instance.loss_share = 0.0
+            # The broker still holds what was never acknowledged, and delivers it when the channel is back.
+            undelivered, instance.undelivered = instance.undelivered, []
+            for message in undelivered:
+                self.engine.env.process(message)

@@ -153,6 +153,7 @@ def build_run(engine, context, instance, server, **_):
         raise
     record.resident = 380.0 + 260.0 * engine.times.random()
     host.memory(engine.env.now - 12.0, record.resident)
+    host.charge(engine.env.now - 12.0, 16.0, 16.0 * engine.times.uniform(0.6, 1.6), 0.5)  # the guest boots
     periodic = Context(None, "", "-", "-", engine.event_requests[node]) if engine.times.random() < 0.96 else None
     log("INFO", MANAGER, "VM Started (Lifecycle Event)", periodic)
     log("INFO", MANAGER, "VM Resumed (Lifecycle Event)", periodic)

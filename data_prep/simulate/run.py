@@ -10,7 +10,7 @@ from data_prep.errors import InputError
 from data_prep.simulate.background import Background
 from data_prep.simulate.cluster import COMPUTES, HOSTS
 from data_prep.simulate.engine import Engine
-from data_prep.simulate.faults import KINDS, Injector, schedule
+from data_prep.simulate.faults import KINDS, Fault, Injector, schedule
 from data_prep.simulate.flows import FLOWS
 from data_prep.simulate.workloads import WORKLOADS, Rally
 from data_prep.simulate.writers import Clock, write_logs, write_metrics, write_period, write_report, write_traces
@@ -40,11 +40,7 @@ def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_ki
         raise InputError("simulate: hours, load and day_hours must be positive")
     seconds = int(hours * 3600)
     plan = schedule(seconds, seed, tuple(fault_kinds), faults_per_hour)
-    engine = build_engine(seconds, seed)
-    rally = Rally(engine, seed, concurrency, day_hours * 3600.0, load)
-    Background(engine, seed)
-    injector = Injector(engine, rally, plan)
-    engine.env.run(until=seconds)
+    engine, rally, injector = run(seconds, seed, plan, concurrency, day_hours, load)
 
     clock = Clock(start)
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
@@ -67,6 +63,17 @@ def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_ki
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return counts
+
+
+def run(seconds: int, seed: int, plan: list[Fault], concurrency: Mapping[str, int] | None = None,
+        day_hours: float = 2.0, load: float = 1.0) -> tuple[Engine, Rally, Injector]:
+    """Runs the cluster with the planned faults; what happened lies in the three objects. Writes nothing."""
+    engine = build_engine(seconds, seed)
+    rally = Rally(engine, seed, dict(concurrency or {}), day_hours * 3600.0, load)
+    Background(engine, seed)
+    injector = Injector(engine, rally, plan)
+    engine.env.run(until=seconds)
+    return engine, rally, injector
 
 
 def build_engine(seconds: int, seed: int) -> Engine:

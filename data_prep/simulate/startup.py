@@ -1,5 +1,7 @@
 """What programs log when they are stopped and started (by whoever: a restart is not an injection by itself)."""
 
+EXTENSIONS = ("agent", "availability_zone", "binding", "dhcp_agent_scheduler", "dvr", "extra_dhcp_opt", "l3-ha",
+              "multi-provider", "net-mtu", "port-security", "quotas", "security-group")
 STOP = {
     "glance-api": (("INFO", "glance.common.wsgi", "SIGTERM or SIGINT received"),
                    ("INFO", "eventlet.wsgi.server", "({pid}) wsgi exited, is_accepting=True")),
@@ -24,7 +26,7 @@ START = {
         ("INFO", "neutron.plugins.ml2.managers", "Initializing mechanism driver 'openvswitch'"),
         ("INFO", "neutron.plugins.ml2.plugin", "Modular L2 Plugin initialization complete"),
         ("INFO", "neutron.manager", "Loading Plugin: router"),
-        *(("INFO", "neutron.api.extensions", "Loaded extension: ext-{child}"),) * 12,
+        *(("INFO", "neutron.api.extensions", f"Loaded extension: {name}") for name in EXTENSIONS),
         ("WARNING", "stevedore.named", "Could not load neutron.services.metering"),
         *(("INFO", "oslo_service.service", "Starting 1 workers"),) * 2,
         ("INFO", "neutron.wsgi", "({child}) wsgi starting up on http://130.149.249.123:9696"),

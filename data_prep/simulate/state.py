@@ -64,6 +64,7 @@ class Instance:
         self.error_share = 0.0
         self.loss_share = 0.0  # of the messages to it that get lost
         self.inflight: dict = {}  # processes with a request here
+        self.undelivered: list = []  # lost messages that nobody waits for
 
 
 class Trace:

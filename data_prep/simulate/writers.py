@@ -233,5 +233,5 @@ def write_period(path: Path, clock: Clock, seconds: float) -> None:
     stamp = "%Y-%m-%d %H:%M:%S"
     path.write_text(
         f"START OF EXPERIMENTS - {clock.utc(0.0):{stamp}}\nEND OF EXPERIMENTS - {clock.utc(seconds):{stamp}}\n"
-        f"START OF EXPERIMENTS: {clock.local(0.0):{stamp}}\nEND OF EXPERIMENTS: {clock.local(seconds):{stamp}}\n",
+        f"START: {clock.local(0.0):{stamp}}\nEND: {clock.local(seconds):{stamp}}\n",
         encoding="utf-8")

@@ -16,7 +16,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
-from ssad_jax import checkpoint, methods, metrics, prepared
+from ssad_jax import checkpoint, methods, metrics, prepared, train
 from ssad_jax.knowledge import Knowledge
 from ssad_jax.prepared import NODE_KINDS, Prepared
 from ssad_jax.report.html import write_report
@@ -33,6 +33,10 @@ from ssad_jax.scoring.detectors import (
 )
 from ssad_jax.scoring.terms import scorer
 from ssad_jax.scoring.thresholds import pot_threshold, quantile_threshold
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a training run.")
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
+PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared dataset than the run's own.")
 
 UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
 
@@ -54,6 +58,7 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None) -> dict:
     restored = checkpoint.restore(workdir / "checkpoints", _abstract_params, step)
     context = restored.context
     config = context.config
+    train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     method = methods.get(config.method).create(config, data.system, _knowledge(context.knowledge))
     own = data.manifest.get("dataset_hash") == context.manifest.get("dataset_hash")
@@ -86,7 +91,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     _log("scoring")
     scored = score_dataset(score, params, data, settings)
     _log(f"scored {len(scored.terms.window)} test windows; scoring the untrained network")
-    fresh = method.init(jax.random.key(config.seed + UNTRAINED_SEED))
+    fresh = jax.jit(method.init)(jax.random.key(config.seed + UNTRAINED_SEED))
     untrained = score_dataset(score, fresh, data, settings)
 
     test = test_windows(data.windows, data.faults, scored.terms.window)
@@ -176,14 +181,10 @@ def _log(message: str) -> None:
 
 
 def main() -> None:
-    values = flags.FLAGS
-    if not values.workdir:
+    if not WORKDIR.value:
         raise InputError("--workdir is missing; name the working directory of a training run")
-    evaluate(values.workdir, values.prepared_dir, values.step)
+    evaluate(WORKDIR.value, PREPARED_DIR.value, STEP.value)
 
 
-if __name__ == "__main__":  # flags belong to the command: other commands import this module
-    flags.DEFINE_string("workdir", None, "Working directory of a training run.")
-    flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
-    flags.DEFINE_string("prepared_dir", None, "Another prepared dataset than the run's own.")
+if __name__ == "__main__":
     command.run(main)

@@ -5,6 +5,7 @@ import io
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
@@ -19,7 +20,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "xtick.color": INK, "ytick.color": INK, "axes.grid": True, "grid.color": GRID,
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8,
-    "svg.hashsalt": "ssad", "text.parse_math": False,
+    "svg.hashsalt": "ssad", "text.parse_math": False,  # names from telemetry may hold dollar signs
 }  # fmt: skip
 ROWS, WINDOWS_PER_ROW = 12, 240  # of the timeline
 
@@ -78,7 +79,7 @@ def timeline(test: TestWindows, detector: Detector) -> tuple[str, int]:
         axis.set_yscale("symlog", linthresh=linear)
         axis.set_ylim(low * 1.1 - 0.1, top * 1.4)
         axis.set_xlim(-0.5, max(len(m) for m in rows) - 0.5)
-        axis.yaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+        _plain_numbers(axis.yaxis)
         axis.grid(False, axis="x")
         axis.tick_params(labelsize=7, length=2)
     return _uri(figure, "png" if shown > 4000 else "svg"), shown
@@ -105,6 +106,12 @@ def _time_ticks(axis, test: TestWindows, members, starts) -> None:
     times = test.start_unix_nano[members][kept].astype("datetime64[ns]").astype("datetime64[s]")
     labels = [str(t).replace("T", " ") if i == 0 else str(t)[11:] for i, t in enumerate(times)]
     axis.set_xticks(kept, labels, ha="left")
+
+
+def _plain_numbers(axis) -> None:
+    """Ticks of a symmetric logarithmic axis as 1, 10, 100 (powers would need math text, which is off: see STYLE)."""
+    axis.set_minor_locator(ticker.NullLocator())
+    axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _stretches(mask: np.ndarray) -> list[tuple[int, int]]:
@@ -181,7 +188,7 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
         axis.plot([], [], color=SERIES[i], linewidth=5, alpha=0.55, label=name)
     axis.set_yticks([-g for g in range(len(groups))], [f"{name} ({int(m.sum())})" for name, m in groups])
     axis.set_xscale("symlog", linthresh=2)
-    axis.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    _plain_numbers(axis.xaxis)
     axis.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")
     axis.set(xlabel="calibrated term (0 usual; 1 exceeded by 5% of normal windows)")
     figure.legend(loc="outside upper center", ncols=len(terms))

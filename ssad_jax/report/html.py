@@ -93,11 +93,12 @@ def _headline(results: dict) -> list[tuple[str, str, str]]:
 
     def between(key):
         pair = interval.get(key)
-        return f"95% interval {pair[0]:.3f} to {pair[1]:.3f}" if pair else "no interval"
+        return f"95%: {pair[0]:.3f} – {pair[1]:.3f}" if pair else "no interval"
 
     prevalence = results["prevalence"]
     share = "no labels" if prevalence is None else f"prevalence {prevalence:.3f}"
     alarms = results["false_alarms_per_hour"]
+    alarms = "-" if alarms is None else f"{alarms:.1f} / h"
     found = results["num_faults"] - results["num_faults_never_alerted"]
     return [
         ("AUROC", output.format_figure("auroc", results["auroc"]), between("auroc")),
@@ -106,7 +107,7 @@ def _headline(results: dict) -> list[tuple[str, str, str]]:
          between("tpr_at_5_percent_fpr")),
         ("Faults found", f"{found} of {results['num_faults']}",
          f"median delay {output.format_figure('delay', results['delay_seconds_median'])} s"),
-        ("False alarms", "-" if alarms is None else f"{alarms:.1f} / h", f"in {results['normal_hours']:.1f} normal hours"),
+        ("False alarms", alarms, f"in {results['normal_hours']:.1f} normal hours"),
         ("Culprit first (HR@1)", output.format_figure("hr", results["hit_rate_at_1"]), between("hit_rate_at_1")),
     ]  # fmt: skip
 

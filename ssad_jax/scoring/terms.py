@@ -36,8 +36,8 @@ class Terms(NamedTuple):
 
 
 def columns(system: System) -> Columns:
-    """The residual columns of a system: the signal channels of its real nodes."""
-    node, channel = np.nonzero(system.signal_mask & system.node_mask[:, None])
+    """The residual columns of a system: the channels of its real nodes that speak of faults."""
+    node, channel = np.nonzero(system.evidence & system.node_mask[:, None])
     return Columns(node, channel, system.kind[node].astype(int))
 
 

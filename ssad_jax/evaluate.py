@@ -22,7 +22,7 @@ from ssad_jax.prepared import NODE_KINDS, Prepared
 from ssad_jax.report.html import write_report
 from ssad_jax.report.pairs import pair_distances
 from ssad_jax.scoring import output
-from ssad_jax.scoring.assess import assess, test_windows
+from ssad_jax.scoring.assess import assess, draws, test_windows
 from ssad_jax.scoring.detectors import (
     Scored,
     floor_detectors,
@@ -103,12 +103,14 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     floors["untrained"] = _untrained_detector(data, untrained, settings)
 
     _log("measuring")
+    drawn = {d.name: draws(test, d, settings.bootstrap) for d in (*detectors["variants"].values(), *floors.values())}
     blocks = {
-        group: {name: assess(test, d, settings.bootstrap) for name, d in members.items()}
+        group: {name: assess(test, d, drawn.get(d.name, {})) for name, d in members.items()}
         for group, members in {**detectors, "floors": floors}.items()
     }
+    own = blocks["variants"][settings.variant]
     results = {
-        **blocks["variants"][settings.variant],
+        **own,
         "method": config.method,
         "variant": settings.variant,
         "seed": config.seed,
@@ -121,10 +123,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "masked_log_error": masked_log_error(scored),
         "thresholds": _thresholds(scored, settings),
         "paired": {
-            name: metrics.paired_difference(
-                test.label, test.segment, (chosen.score, chosen.alert), (floor.score, floor.alert), settings.bootstrap
-            )
-            for name, floor in floors.items()
+            name: metrics.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
+            for name in floors
         },
         **blocks,
         "config": checkpoint.config_to_dict(config),

@@ -118,19 +118,29 @@ def segment_draws(segment: np.ndarray, repeats: int, seed: int = 0) -> np.ndarra
     return times[:, inverse]
 
 
-def _draw_metrics(y, score, alert, draws, chunk=100) -> dict[str, np.ndarray]:
-    """Each metric for every draw: name -> [repeats]."""
+def draw_metrics(label, score, alert, segment, repeats: int, seed: int = 0, chunk: int = 100) -> dict[str, np.ndarray]:
+    """Each metric for every resampling of segments: name -> [repeats], nan for a draw of one class only.
+
+    The draws depend on `segment` and `seed` alone: those of two detectors on the same windows are pairs.
+    """
+    use = label >= 0
+    if not use.any() or not repeats:
+        return {}
+    draws = segment_draws(segment[use], repeats, seed)
+    y, s = label[use] == 1, np.asarray(score, np.float64)[use]
+    finite = np.isfinite(s).all()
+    if alert is not None:
+        raised = np.asarray(alert)[use]
+        cells = np.stack([raised & y, raised & ~y, ~raised & y, ~raised & ~y], axis=1)
     parts = []
-    finite = np.isfinite(score).all()
-    for first in range(0, len(draws), chunk):
+    for first in range(0, repeats, chunk):
         w = draws[first : first + chunk].astype(np.float64)
-        part = weighted_ranking(y, score, w) if finite else dict.fromkeys(RANKING, np.full(len(w), np.nan))
+        part = weighted_ranking(y, s, w) if finite else dict.fromkeys(RANKING, np.full(len(w), np.nan))
         if alert is not None:
-            cells = np.stack([alert & y, alert & ~y, ~alert & y, ~alert & ~y], axis=1)
             both = ((w @ y) > 0) & ((w @ ~y) > 0)  # the same draws for every metric
             part = part | {k: np.where(both, v, np.nan) for k, v in alert_rates(w @ cells).items()}
         parts.append(part)
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]} if parts else {}
+    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
 
 
 def _interval(values: np.ndarray) -> list[float] | None:
@@ -138,39 +148,23 @@ def _interval(values: np.ndarray) -> list[float] | None:
     return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else None
 
 
-def bootstrap(label, score, alert, segment, repeats: int, seed: int = 0) -> dict[str, list[float] | None]:
-    """95% intervals over resampled segments: metric -> [low, high], or None where no draw has both classes."""
-    use = label >= 0
-    if not use.any() or not repeats:
-        return {}
-    draws = segment_draws(segment[use], repeats, seed)
-    y, s = label[use] == 1, np.asarray(score, np.float64)[use]
-    metrics = _draw_metrics(y, s, None if alert is None else np.asarray(alert)[use], draws)
-    return {k: _interval(v) for k, v in metrics.items()}
+def intervals(draws: dict[str, np.ndarray]) -> dict[str, list[float] | None]:
+    """95% intervals of what `draw_metrics` gave: metric -> [low, high], None where no draw has both classes."""
+    return {k: _interval(v) for k, v in draws.items()}
 
 
-def paired_difference(label, segment, first, second, repeats: int, seed: int = 0) -> dict[str, dict]:
-    """`first` minus `second`, each (score, alert or None), on the same windows and the same resampled segments.
+def paired_difference(first: dict, first_draws: dict, second: dict, second_draws: dict) -> dict[str, dict]:
+    """`first` minus `second`: metric -> {'difference', 'interval_95'}, for metrics that both have.
 
-    Returns: metric -> {'difference', 'interval_95'}; {} where a difference cannot be formed.
+    Args: the `point_metrics` of two detectors on the same windows, and their `draw_metrics` under the same seed.
     """
-    use = label >= 0
-    y = label[use] == 1
-    pair = [(np.asarray(s, np.float64)[use], None if a is None else np.asarray(a)[use]) for s, a in (first, second)]
-    if not len(y) or y.all() or not y.any() or not all(np.isfinite(s).all() for s, _ in pair):
-        return {}
-    everything = np.ones((1, len(y)), np.float32)
-    one, two = (_draw_metrics(y, s, a, everything) for s, a in pair)
-    draws = segment_draws(segment[use], repeats, seed)
-    many_one, many_two = (_draw_metrics(y, s, a, draws) for s, a in pair)
-    return {
-        k: {
-            "difference": float(one[k][0] - two[k][0]),
-            "interval_95": _interval(many_one[k] - many_two[k]) if k in many_one else None,
-        }
-        for k in one
-        if k in two
-    }
+    out = {}
+    for k in RANKING + ALERTING:
+        if first[k] is not None and second[k] is not None:
+            drawn = k in first_draws and k in second_draws
+            interval = _interval(first_draws[k] - second_draws[k]) if drawn else None
+            out[k] = {"difference": first[k] - second[k], "interval_95": interval}
+    return out
 
 
 def culprit_ranks(culprits: dict[int, str], fault: np.ndarray, suspects: list[list[str]]) -> dict[int, int | None]:

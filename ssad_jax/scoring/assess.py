@@ -50,11 +50,19 @@ def test_windows(windows, faults: pl.DataFrame, ids: np.ndarray) -> TestWindows:
     )  # fmt: skip
 
 
-def assess(test: TestWindows, detector: Detector, repeats: int) -> dict:
-    """Every figure of the contract for one detector; None where the data cannot give it (see `reasons`)."""
+def draws(test: TestWindows, detector: Detector, repeats: int) -> dict[str, np.ndarray]:
+    """The detector's metrics on resampled segments; see `metrics.draw_metrics`."""
+    return metrics.draw_metrics(test.label, detector.score, detector.alert, test.segment, repeats)
+
+
+def assess(test: TestWindows, detector: Detector, drawn: dict[str, np.ndarray]) -> dict:
+    """Every figure of the contract for one detector; None where the data cannot give it (see `reasons`).
+
+    `drawn`: its `draws`, for intervals; {}: none wanted.
+    """
     out, reasons = metrics.point_metrics(test.label, detector.score, detector.alert)
     out |= {"threshold": detector.threshold, "threshold_method": detector.threshold_method}
-    out["interval_95"] = metrics.bootstrap(test.label, detector.score, detector.alert, test.segment, repeats)
+    out["interval_95"] = metrics.intervals(drawn)
 
     rows = [int(f) for f in np.unique(test.fault[test.fault >= 0])]
     onsets = {f: int(test.faults["start_time_unix_nano"][f]) for f in rows}
@@ -65,7 +73,7 @@ def assess(test: TestWindows, detector: Detector, repeats: int) -> dict:
     if detector.suspects is not None:
         culprits = {f: str(test.faults["service_name"][f]) for f in rows}
         ranks = metrics.culprit_ranks(culprits, test.fault, detector.suspects)
-    rates, intervals = metrics.hit_rates(ranks.values(), repeats)
+    rates, intervals = metrics.hit_rates(ranks.values(), max(map(len, drawn.values()), default=0))
     out |= rates
     out["interval_95"] |= intervals
     if not rows:

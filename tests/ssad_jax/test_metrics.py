@@ -61,10 +61,9 @@ def test_what_cannot_be_measured_is_none_with_a_reason(label, score, words):
     out, reasons = metrics.point_metrics(label, score, np.zeros(len(label), bool))
     assert out["auroc"] is None and words in reasons["auroc"]
     segment = np.zeros(len(label), int)
-    intervals = metrics.bootstrap(label, score, np.zeros(len(label), bool), segment, 10)
-    assert intervals.get("auroc") is None
-    pair = (score, None)
-    assert metrics.paired_difference(label, segment, pair, pair, 10) == {}
+    drawn = metrics.draw_metrics(label, score, None, segment, 10)
+    assert metrics.intervals(drawn).get("auroc") is None
+    assert "auroc" not in metrics.paired_difference(out, drawn, out, drawn)
 
 
 def test_segments_are_drawn_whole():
@@ -83,7 +82,7 @@ def test_interval_covers_the_figure_and_narrows_with_more_segments():
         label = np.tile([0] * 5 + [1] * 5, segments)
         score = label + rng.normal(size=len(label)) + rng.normal(size=segments)[segment]
         figure = metrics.point_metrics(label, score, None)[0]["auroc"]
-        low, high = metrics.bootstrap(label, score, None, segment, 500)["auroc"]
+        low, high = metrics.intervals(metrics.draw_metrics(label, score, None, segment, 500))["auroc"]
         assert low < figure < high
         return high - low
 
@@ -96,14 +95,15 @@ def test_paired_difference_is_narrower_than_the_intervals_themselves():
     label = np.tile([0] * 5 + [1] * 5, 20)
     first = label + rng.normal(size=200) + 1.5 * rng.normal(size=20)[segment]
     second = first + 0.3 * rng.normal(size=200)
-    pair = metrics.paired_difference(label, segment, (first, first > 0.5), (second, second > 0.5), 500)
     one, two = (metrics.point_metrics(label, s, s > 0.5)[0] for s in (first, second))
-    for key in ("auroc", "auprc", "tpr_at_5_percent_fpr", "f1", "fpr"):
+    drawn = [metrics.draw_metrics(label, s, s > 0.5, segment, 500) for s in (first, second)]
+    pair = metrics.paired_difference(one, drawn[0], two, drawn[1])
+    for key in metrics.RANKING + metrics.ALERTING:
         assert pair[key]["difference"] == pytest.approx(one[key] - two[key])
     low, high = pair["auroc"]["interval_95"]
-    alone = metrics.bootstrap(label, first, None, segment, 500)["auroc"]
-    assert high - low < alone[1] - alone[0]
-    assert set(metrics.paired_difference(label, segment, (first, None), (second, None), 0)) == set(metrics.RANKING)
+    alone = metrics.intervals(drawn[0])["auroc"]
+    assert low < pair["auroc"]["difference"] < high and high - low < alone[1] - alone[0]
+    assert metrics.paired_difference(one, {}, two, {})["auroc"]["interval_95"] is None
 
 
 def test_culprit_ranks_sum_reciprocal_ranks_over_the_windows_of_a_fault():

@@ -31,7 +31,8 @@ FAILURE_TOLERANCE = ("factor", 2.0)
 TEMPLATE_TOLERANCE = ("distance", 0.05)
 TRACE_SHARE_TOLERANCE = ("share", 0.1)
 AFTER_RESTART = 330.0  # seconds: a boot that hangs is given up after 300 s
-REFERENCE = {"hours": 2.0, "seed": 0, "fault_kinds": ("restart",), "faults_per_hour": 5.0}
+REFERENCE = {"hours": 2.0, "seed": 0, "fault_kinds": ("restart",), "faults_per_hour": 7.0,
+             "concurrency": {"boot": 3, "image": 3}}  # as in the real reports
 
 BOOT_REPORT = "workloads/boot_delete_config/j_boot_delete_output.json.gz"
 IMAGE_REPORT = "workloads/create_delete_image_config/j_image_output.json.gz"

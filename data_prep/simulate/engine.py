@@ -61,8 +61,11 @@ class Engine:
             extra: dict | None = None, at: float | None = None) -> None:
         """One log line of a program now (or at `at`, seconds); without context it is a periodic task's."""
         program = instance.program
+        at = self.env.now if at is None else at
+        if at >= instance.last_line - 0.5:  # lines of one moment lie a millisecond or a few apart
+            at = instance.last_line = max(at, instance.last_line + 0.001)
         self.logs.append(LogLine(
-            self.env.now if at is None else at, instance.host.name, program.name, level, module, payload,
+            at, instance.host.name, program.name, level, module, payload,
             f"openstack.{program.project}" if program.project else f"infra.{program.name}", instance.pid,
             context.user if context else "", context.tenant if context else "",
             context.request_id if context else "", extra))
@@ -152,13 +155,14 @@ class Engine:
         """A message that nobody waits for; a program that is down, or that it misses, gets it when that is over."""
         instance = self.instance(OPERATIONS[name].program, host)
         yield from self.broker()
-        delivery = self._deliver(context, name, instance, on_failure, arguments)
+        delivery = self.deliver(context, name, instance, on_failure, arguments)
         if self.luck.random() < instance.loss_share:
             instance.undelivered.append(delivery)
         else:
             self.env.process(delivery)
 
-    def _deliver(self, context, name, instance, on_failure, arguments):
+    def deliver(self, context, name, instance, on_failure, arguments):
+        """A message that nobody waits for, once it has left the broker."""
         if instance.down is not None:
             yield instance.down
         try:

@@ -10,6 +10,7 @@ import random
 from data_prep.errors import InputError
 from data_prep.simulate.cluster import HOSTS, MEMORY_MB, PROGRAMS
 from data_prep.simulate.startup import shut_down_lines, start_up_lines
+from data_prep.simulate.state import Context
 
 KINDS = ("restart", "latency", "error", "cpu", "memory", "message_loss")
 FAULT_FREE_SHARE = 0.2  # of the run, at its start
@@ -29,11 +30,14 @@ TARGETS = {
 SEVERITY = {  # mild, medium, severe
     "latency": ((1.6, 0.08), (3.0, 0.3), (5.0, 1.0)),  # times as long, seconds added
     "error": (0.04, 0.15, 0.5),  # share of the operations
+    "error, seldom asked": (0.2, 0.45, 0.9),
     "cpu": (1.5, 6.0, 20.0),  # cores wanted
     "memory": (900.0, 2200.0, 5000.0),  # MB leaked in all
-    "message_loss": (0.25, 0.5, 0.9),  # share of the messages
+    "message_loss": (0.3, 0.6, 0.9),  # share of the messages
 }
-SECONDS = {"restart": {"glance-api": (4.0, 13.0), "nova-compute": (7.0, 21.0), "neutron-server": (17.0, 41.0)}}
+SECONDS = {"restart": {"glance-api": (5.0, 13.0), "nova-compute": (7.0, 21.0), "neutron-server": (17.0, 41.0)}}
+# Only boots ask these, one about every half minute: a short fault would touch nothing.
+SELDOM_ASKED = ("nova-compute", "nova-scheduler", "placement-api", "nova-conductor")
 WORKLOAD_OF = {"nova": "boot", "placement": "boot", "glance": "image", "neutron": "network", "keystone": "image"}
 
 
@@ -74,7 +78,7 @@ def schedule(seconds: float, seed: int, kinds: tuple[str, ...], per_hour: float)
         kind = order.pop()
         service = turns[kind].pop(0)
         turns[kind].append(service)
-        low, high = SECONDS.get(kind, {}).get(service, (60.0, 240.0))
+        low, high = SECONDS.get(kind, {}).get(service, (120.0 if service in SELDOM_ASKED else 60.0, 240.0))
         hosts = (service,) if kind == "cpu" else PROGRAMS[service].hosts
         project = "" if kind == "cpu" else PROGRAMS[service].project
         workload = WORKLOAD_OF.get(project) or ("network" if service == HOSTS[0] else "boot")
@@ -151,6 +155,13 @@ class Injector:
                            f"[instance: {server}] Instance spawn was interrupted before instance_claim, setting "
                            "instance to ERROR state", None, at=engine.env.now + 1.5)
             engine.orphans.clear()
+            for instance, server in engine.undeleted:
+                engine.log(instance, "INFO", "nova.compute.manager",
+                           f"[instance: {server}] Service started deleting the instance during the previous run, but "
+                           "did not finish. Restarting the deletion now.", None, at=engine.env.now + 1.5)
+                engine.env.process(engine.deliver(Context(None, ""), "build.terminate", instance, None,
+                                                  {"server": server}))
+            engine.undeleted.clear()
         yield engine.env.timeout(fault.duration * 0.07)
 
     def _warm_up(self, fault):
@@ -175,8 +186,9 @@ class Injector:
 
     def _error(self, fault):
         instances = self.engine.every(fault.service)
+        shares = SEVERITY["error, seldom asked" if fault.service in SELDOM_ASKED else "error"]
         for instance in instances:
-            instance.error_share = SEVERITY["error"][fault.severity]
+            instance.error_share = shares[fault.severity]
         yield self.engine.env.timeout(fault.duration)
         for instance in instances:
             instance.error_share = 0.0

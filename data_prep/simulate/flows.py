@@ -235,6 +235,16 @@ def server_delete(engine, context, instance, server, **_):
 
 
 def build_terminate(engine, context, instance, server, **_):
+    try:
+        yield from terminate(engine, context, instance, server)
+    except CallFailed:
+        raise
+    except BaseException:  # killed with its process, which takes it up again when it starts
+        engine.undeleted.append((instance, server))
+        raise
+
+
+def terminate(engine, context, instance, server):
     record, host = engine.servers[server], instance.host
     started = engine.env.now
     log = lambda level, module, text, who=context: engine.log(  # noqa: E731

@@ -11,7 +11,7 @@ import numpy as np
 from data_prep.simulate.cluster import BASE_CPU, CORES
 from data_prep.simulate.state import Host
 
-INTERVAL_MEAN, INTERVAL_SPREAD, INTERVAL_MEMORY = 1.16, 0.36, 240.0  # seconds, averages over time not rows
+INTERVAL_MEAN, INTERVAL_SPREAD, INTERVAL_MEMORY = 1.165, 0.375, 120.0  # seconds, averages over time not rows
 GAP_SHARE = 0.0011
 PAGE = 4096
 

@@ -83,7 +83,7 @@ def build_engine(seconds: int, seed: int) -> Engine:
     shares = rng.sample((0.43, 0.27, 0.26, 0.04), 4)  # of the instances, by host, in the real run
     engine.compute_weights = dict(zip(COMPUTES, (max(share, 0.12) for share in shares), strict=True))
     engine.servers = {}
-    engine.orphans = []
+    engine.orphans, engine.undeleted = [], []
     engine.ubuntu_image, engine.router = engine.uuid(), engine.uuid()
     engine.base_file = f"{rng.getrandbits(160):040x}"
     engine.providers = {host: engine.uuid() for host in COMPUTES}

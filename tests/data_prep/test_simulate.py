@@ -266,3 +266,13 @@ def test_leak_takes_memory_and_gives_it_back():
     leaked = used(fault.injected_end - 0.5) - used(fault.start - 0.5)
     assert leaked > 3500.0
     assert used(fault.injected_end + 1.0) < used(fault.injected_end - 0.5) - 3500.0
+
+
+def test_restarted_compute_gives_up_builds_in_flight_and_finishes_deletions():
+    engine, rally, injector = cluster("restart", "nova-compute", load=4.0)
+    fault = injector.done[0]
+    failed = [row for row in rally.finished["boot"] if row.error]
+    assert {row.error[0] for row in failed} == {"GetResourceErrorStatus"}
+    assert all(fault.start < row.finished <= fault.end for row in failed)
+    assert not engine.orphans and not engine.undeleted
+    assert any("Starting compute node" in line.payload for line in engine.logs)

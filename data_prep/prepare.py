@@ -9,6 +9,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import os
+import shutil
 import time
 from concurrent.futures import Executor, ProcessPoolExecutor
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from absl import logging
 from data_prep import event_graph, observations, padding, scaling, signals, sources, split, templates, vocabulary
 from data_prep.errors import InputError
 from data_prep.observations import TIME
+from data_prep.simulate import simulate
 from data_prep.tables import Tables
 from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
 
@@ -36,15 +38,32 @@ def prepare(config) -> None:
     """
     data, clock = config.data, _Clock()
     with Writer(data.prepared_dir) as writer, _executor(data.num_workers) as executor:
+        if not data.raw_dir and config.simulate.hours > 0:
+            with clock("simulate"):
+                data = _simulated(config, writer.path / "raw")
         with clock("read"):
             tables = sources.read(data, executor)
             for warning in tables.warnings:
                 logging.warning(warning)
         prepared = prepare_tables(tables, config, writer.path, executor, clock)
+        shutil.rmtree(writer.path / "raw", ignore_errors=True)
         with clock("write"):
             writer.finish(prepared, clock.seconds)
     counts = prepared.manifest["counts"]
     logging.info("prepared %s: %s in %.1f s", data.prepared_dir, counts, sum(clock.seconds.values()))
+
+
+def _simulated(config, directory: Path):
+    """Simulate raw telemetry into `directory`; returns the data settings that read it."""
+    options = config.simulate
+    simulate(
+        directory, hours=options.hours, seed=options.seed, fault_kinds=tuple(options.fault_kinds),
+        faults_per_hour=options.faults_per_hour,
+    )  # fmt: skip
+    data = config.data.copy_and_resolve_references()
+    with data.unlocked():
+        data.raw_dir = str(directory)
+    return data
 
 
 def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock) -> Prepared:
@@ -98,6 +117,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     )  # fmt: skip
     manifest = {
         "source": data.source,
+        "simulated": dict(config.simulate) if not data.raw_dir else None,
         "data_config": {k: _plain(x) for k, x in data.items() if k not in PLACES},
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},

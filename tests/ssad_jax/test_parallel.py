@@ -72,13 +72,11 @@ def test_gradients_match_a_reference_without_collectives(prepared, method):
     params = jax.device_get(method.init(jax.random.key(1)))
     dataset = dataset_of(prepared)
     expected, (sums, counts) = reference(method, params, dataset, INDEX)
-    found = {
-        (mapping, devices): mapped(method, params, dataset, INDEX, mapping, devices)
-        for mapping, devices in (("pmap", 1), ("pmap", 4), ("shard_map", 4))
-    }
+    ways = [("pmap", 4), ("shard_map", 4)] + [("pmap", 1)] * (method is toy.METHOD)  # the others take long to compile
+    found = {way: mapped(method, params, dataset, INDEX, *way) for way in ways}
+    scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected))
+    assert scale > 1e-3  # the comparison below says something
     for gradients, terms in found.values():
-        scale = max(float(jnp.abs(g).max()) for g in jax.tree.leaves(expected))
-        assert scale > 1e-3  # the comparison below says something
         jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=0, atol=1e-6 * scale), gradients, expected)
         for name in sums:
             total, count = terms[f"loss/{name}"]

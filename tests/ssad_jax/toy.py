@@ -53,17 +53,12 @@ def loss(params, batch, keys, gather):
 METHOD = Toy(init, loss)
 
 
-def nan_after(step_of_nan: int) -> Toy:
-    """As METHOD, but the loss is nan as soon as the first weight has been updated `step_of_nan` times."""
-
-    def start(key):
-        return {**init(key), "clock": jnp.zeros(())}
+def poisoned(example: int) -> Toy:
+    """As METHOD, but the loss of the batch that holds `example` is nan."""
 
     def broken(params, batch, keys, gather):
         sums, counts, diagnostics = loss(params, batch, keys, gather)
-        # AdamW moves this weight by about the learning rate 1 in each step.
-        late = params["clock"] < -(step_of_nan - 0.5)
-        sums["square"] = jnp.where(late, jnp.nan, sums["square"]) + params["clock"] * counts["square"]
+        sums["square"] = jnp.where((batch.index == example).any(), jnp.nan, sums["square"])
         return sums, counts, diagnostics
 
-    return Toy(start, broken)
+    return Toy(init, broken)

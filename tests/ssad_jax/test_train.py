@@ -1,0 +1,175 @@
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from data_prep.command import Stopped
+from data_prep.errors import InputError
+from ssad_jax import batching, checkpoint, parallel, train
+from tests.ssad_jax import toy
+from tests.synthetic import make_prepared
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return make_prepared()
+
+
+def run(config, prepared, workdir, method=toy.METHOD, devices=1):
+    return parallel.fetch(train.train(config, prepared, workdir, method, jax.devices()[:devices]))
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def records(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("name", ["toy", "knowledge_ssl"])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, prepared, name):
+    method = toy.METHOD if name == "toy" else None
+    config = toy.small_config()
+    whole = run(config, prepared, tmp_path / "whole", method)
+    config.train.num_epochs = 2
+    run(config, prepared, tmp_path / "parts", method)
+    config.train.num_epochs = 4
+    same(run(config, prepared, tmp_path / "parts", method), whole)
+    untimed = [[{k: v for k, v in r.items() if k != "windows_per_second"} for r in records(tmp_path / w)]
+               for w in ("whole", "parts")]  # fmt: skip
+    assert untimed[0] == untimed[1] and [r["epoch"] for r in untimed[0]] == [1, 2, 3, 4]
+    if name == "knowledge_ssl":
+        assert untimed[0][-1]["loss"] < untimed[0][0]["loss"]
+
+
+def test_a_run_that_is_done_does_nothing(tmp_path, prepared):
+    config = toy.small_config()
+    first = run(config, prepared, tmp_path)
+    same(run(config, prepared, tmp_path), first)
+    assert len(records(tmp_path)) == 4
+
+
+def test_records_after_the_last_checkpoint_are_written_anew(tmp_path, prepared):
+    config = toy.small_config()
+    config.train.num_epochs = 2
+    run(config, prepared, tmp_path)
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write(json.dumps({"step": 9, "epoch": 3, "loss": 0.0}) + '\n{"step": 1')
+    config.train.num_epochs = 4
+    run(config, prepared, tmp_path)
+    assert [r["step"] for r in records(tmp_path)] == [3, 6, 9, 12]
+    assert records(tmp_path)[2]["loss"] > 0
+
+
+def test_streamed_run_trains_and_resumes(tmp_path, prepared):
+    config = toy.small_config()
+    config.train.resident_megabytes = 1
+    many = make_prepared(segments=24, budget=48, edge_budget=400)
+    chunks = batching.plan_chunks(many, config.data.batch_size, 1)
+    assert len(chunks) > 2
+    whole = run(config, many, tmp_path / "whole")
+    config.train.num_epochs = 2
+    run(config, many, tmp_path / "parts")
+    config.train.num_epochs = 4
+    same(run(config, many, tmp_path / "parts"), whole)
+    assert int(whole["step"]) == 4 * -(-len(many.fit_sequences) // 8)
+
+
+def test_padded_last_batch_changes_nothing(tmp_path, prepared):
+    """One batch of 3 examples, padded to 4 or to 8 rows: the same step."""
+    few = dataclasses.replace(prepared, fit_sequences=prepared.fit_sequences[:3])
+    config = toy.small_config()
+    config.train.num_epochs = 1
+    states = []
+    for batch_size in (4, 8):
+        config.data.batch_size = batch_size
+        states.append(run(config, few, tmp_path / str(batch_size)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *states)
+
+
+def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_path, prepared):
+    config = toy.small_config()
+    config.train.num_epochs = 1
+    run(config, prepared, tmp_path)
+    [(_, order)] = batching.epoch_order(batching.plan_chunks(prepared, 8, 1000), config.seed, 1, 8)
+    config.train.num_epochs = 2
+    with pytest.raises(RuntimeError) as error:  # 3 steps an epoch
+        run(config, prepared, tmp_path, toy.poisoned(int(order[1, 0])))
+    message = str(error.value)
+    assert "loss/square" in message and "not finite at step 5 (epoch 2)" in message
+    assert message.endswith(str(tmp_path / "checkpoints" / "3"))
+    assert checkpoint.steps(tmp_path / "checkpoints") == [3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_signal_saves_and_the_resumed_run_is_exact(tmp_path, prepared, number):
+    config = toy.small_config()
+    config.train.num_epochs = 12
+    config.train.checkpoint_every = 100
+    whole = run(config, prepared, tmp_path / "whole")
+    workdir = tmp_path / "stopped"
+
+    def send():
+        while not (workdir / "metrics.jsonl").exists() or not records(workdir):
+            time.sleep(0.001)
+        os.kill(os.getpid(), number)
+
+    config.train.num_epochs = 100_000  # far more than fit in before the signal
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(Stopped, match="is saved in"):
+        run(config, prepared, workdir)
+    sender.join()
+    [saved] = checkpoint.steps(workdir / "checkpoints")
+    config.train.num_epochs = max(12, saved // 3)
+    resumed = run(config, prepared, workdir)
+    if config.train.num_epochs > 12:  # the signal came late
+        whole = run(config, prepared, tmp_path / "whole")
+    same(resumed, whole)
+
+
+def test_workdir_of_another_run_is_refused(tmp_path, prepared):
+    config = toy.small_config()
+    config.train.num_epochs = 1
+    run(config, prepared, tmp_path)
+    config.model.hidden_dim = 17
+    config.optimizer.learning_rate = 0.1
+    with pytest.raises(InputError, match=r"model.hidden_dim \(16 there, 17 now\), optimizer.learning_rate"):
+        run(config, prepared, tmp_path)
+    config = toy.small_config()
+    config.train.checkpoint_every = 7  # may change
+    config.score.quantile = 0.9
+    run(config, prepared, tmp_path)
+    with pytest.raises(InputError, match="another dataset"):
+        run(config, make_prepared(seed=1), tmp_path)
+
+
+def test_bad_config_and_empty_data_are_refused(tmp_path, prepared):
+    config = toy.small_config()
+    config.data.batch_size = 6
+    with pytest.raises(InputError, match="multiple of the 4 devices"):
+        run(config, prepared, tmp_path, devices=4)
+    config.data.batch_size = 8
+    empty = dataclasses.replace(prepared, fit_sequences=prepared.fit_sequences[:0])
+    with pytest.raises(InputError, match="no training sequences"):
+        run(config, empty, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is a file"):
+        run(config, prepared, tmp_path / "file")
+
+
+def test_config_json_tells_how_the_run_was_made(tmp_path, prepared):
+    config = toy.small_config()
+    config.train.num_epochs = 1
+    run(config, prepared, tmp_path)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert found["config"]["data"]["batch_size"] == 8 and found["dataset_hash"] == "synthetic-0"
+    assert found["versions"]["jax"] == jax.__version__ and len(found["devices"]) == 4
+    assert list(tmp_path.glob("events.out.tfevents.*"))

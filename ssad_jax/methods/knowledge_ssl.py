@@ -26,7 +26,7 @@ from ssad_jax.layers.layout import Graphs, Layout
 from ssad_jax.layers.similarity import cosine, normalise
 from ssad_jax.layers.temporal import Temporal
 from ssad_jax.objectives import views
-from ssad_jax.objectives.alignment import alignment, alignment_error, state_variance, usage_entropy
+from ssad_jax.objectives.alignment import alignment, alignment_error, assign, state_variance, usage_entropy
 from ssad_jax.objectives.contrastive import info_nce, is_negative
 from ssad_jax.objectives.reconstruction import clip_target, masked_entries, masked_error
 from ssad_jax.prepared import NODE_KINDS, System
@@ -160,7 +160,9 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             embed(model, recalled.state), embed(model, recalled_positive.state), batch.start_tick.reshape(-1),
             mask.reshape(-1), gather, window_length, weights.temperature,
         )  # fmt: skip
-        distance, distance_count = alignment(recalled.state, recalled.prototype, mask)
+        memory, state = model.memory.prototypes(memory_keys), recalled.state.reshape(mask.size, -1)
+        assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
+        distance, distance_count = alignment(state, assigned, mask.reshape(-1))
 
         sums = {
             "reconstruction": weights.reconstruction * error,
@@ -173,7 +175,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         diagnostics["gate"] = (jnp.where(mask, recalled.gate.mean(-1), 0).sum(), mask.sum())
         everywhere = gather(mask.reshape(-1))
         entropy = usage_entropy(gather(recalled.nearest.reshape(-1)), everywhere, len(knowledge.names))
-        variance = state_variance(gather(recalled.state.reshape(mask.size, -1)), everywhere)
+        variance = state_variance(gather(state), everywhere)
         diagnostics["prototype_entropy"] = (entropy * mask.sum(), mask.sum())
         diagnostics["state_variance"] = (variance * mask.sum(), mask.sum())
         return sums, counts, jax.lax.stop_gradient(diagnostics)

@@ -33,6 +33,10 @@ RARE = (
      "WithStateReport._report_state' run outlasted interval by {b}.{m} sec"),
     ("nova-compute", "WARNING", "oslo.service.loopingcall", "Function 'nova.servicegroup.drivers.db.DbDriver."
      "_report_state' run outlasted interval by {b}.{m} sec"),
+    ("nova-compute", "ERROR", "nova.virt.libvirt.driver", "Failed to get the list of block devices of {u}: Domain not "
+     "found"),
+    ("neutron-server", "ERROR", "neutron.plugins.ml2.managers", "Failed to bind port {u} on host wally113 for "
+     "vnic_type normal"),
     ("neutron-dhcp-agent", "WARNING", "neutron.agent.dhcp.agent", "Unable to enable dhcp for {u}: it is being deleted"),
 )
 

@@ -142,6 +142,7 @@ class Engine:
                 answer = yield from self.serve(context, name, instance, "rpc", arguments)
                 yield from self.broker()
                 return answer
+            instance.last_timeout = self.env.now
             if attempt < retries:
                 self.log(caller, "WARNING", "oslo_messaging._drivers.amqpdriver",
                          f"No answer to message {self.uuid().replace('-', '')} within {RPC_TIMEOUT:.0f} seconds, "

@@ -120,7 +120,7 @@ class Injector:
             if fault.kind == "restart":
                 yield from self._warm_up(fault)
             yield env.timeout(fault.injected_end + RECOVERY - env.now)
-            fault.end = max([fault.end, *self._late_failures(fault)])
+            fault.end = max([fault.end, *self._late_failures(fault), *self._late_timeouts(fault)])
             self.done.append(fault)
             free = fault.end + QUIET
 
@@ -132,6 +132,11 @@ class Injector:
                     break
                 if row.error and row.started < fault.injected_end and row.finished - row.started < 290.0:
                     yield row.finished
+
+    def _late_timeouts(self, fault):
+        """When callers last gave up waiting for the fault's target: they began to wait while it lasted."""
+        if fault.kind != "cpu":
+            yield from (instance.last_timeout for instance in self.engine.every(fault.service))
 
     def _restart(self, fault):
         engine = self.engine

@@ -64,6 +64,7 @@ class Instance:
         self.error_share = 0.0
         self.loss_share = 0.0  # of the messages to it that get lost
         self.inflight: dict = {}  # processes with a request here
+        self.last_timeout = 0.0  # when a caller last gave up waiting for it
         self.last_line = -1.0  # second of its latest log line
         self.undelivered: list = []  # lost messages that nobody waits for
 

@@ -28,6 +28,10 @@ def define_config_flag() -> flags.FlagHolder:
         "config", None, "Configuration file, such as configs/smoke.py[:variant].", lock_config=True
     )
     flags.mark_flag_as_required("config")
+    # List it in the --help of the command that asked for it, not of this module.
+    caller = sys._getframe(1).f_globals["__name__"]
+    module = sys.argv[0] if caller == "__main__" else caller
+    flags.FLAGS.register_key_flag_for_module(module, flags.FLAGS["config"])
     return holder
 
 

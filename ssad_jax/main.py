@@ -2,7 +2,7 @@
 
     python -m ssad_jax.main --config=configs/smoke.py [--workdir=runs/smoke] [--config.train.num_epochs=20]
 
-This file only reads flags; see `ssad_jax/train.py` and `ssad_jax/evaluate.py`.
+This file only reads flags and joins the steps; see `ssad_jax/train.py` and `ssad_jax/evaluate.py`.
 """
 
 from pathlib import Path
@@ -11,40 +11,52 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
-from ssad_jax import evaluate, parallel, prepared, train
+from ssad_jax import prepared
 
 CONFIG = command.define_config_flag()
+# evaluate.py, which is imported after the flags are read, defines a flag of the same name for its own command line.
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where results go, or a run to go on with; default runs/<config.name>.", allow_override=True
+)
 MODE = flags.DEFINE_enum(
     "mode", "train_and_evaluate", ["train", "evaluate", "train_and_evaluate"], "What to do with the prepared data."
 )
-flags.declare_key_flag("workdir")  # defined by ssad_jax.evaluate; here its default is runs/<config.name>
 
-# Keys of config.data that do not change what is prepared.
-NOT_PREPARED = {"raw_dir", "prepared_dir", "faults_path", "segments_path", "num_workers", "batch_size"}
+# Keys of config.data that do not change what is prepared; whether raw_dir was given is looked at apart.
+NOT_PREPARED = {"raw_dir", "prepared_dir", "num_workers", "batch_size"}
 
 
 def main() -> None:
-    config = CONFIG.value
-    workdir = Path(flags.FLAGS.workdir or f"runs/{config.name}")
+    config, mode = CONFIG.value, MODE.value
+    workdir = Path(WORKDIR.value or f"runs/{config.name}")
+    from ssad_jax import parallel  # jax and what it brings: not needed for --help and bad flags
+
     parallel.initialize_processes()
-    data = find_prepared(config)
-    if MODE.value != "evaluate":
-        train.train(config, data, workdir)
-    if MODE.value != "train":
-        evaluate.evaluate(workdir, prepared_dir=config.data.prepared_dir)
+    data = find_prepared(config, parallel)
+    if mode != "evaluate":
+        from ssad_jax.train import train
+
+        train(config, data, workdir)
+    if mode != "train":
+        from ssad_jax.evaluate import evaluate
+
+        evaluate(workdir, prepared_dir=config.data.prepared_dir)
 
 
-def find_prepared(config) -> prepared.Prepared:
-    """The prepared dataset that the config names, made by the first process where there is none."""
+def find_prepared(config, parallel) -> prepared.Prepared:
+    """The prepared dataset that the config names, made by the first process where there is none.
+
+    Raises:
+        InputError: one is there, but made with other settings.
+    """
     directory = config.data.prepared_dir
     if not prepared.exists(directory) and parallel.is_main():
-        from data_prep.prepare import prepare  # with its readers and simulator: only where it is needed
+        from data_prep.prepare import prepare  # with its readers and the simulator
 
         prepare(config)
     parallel.any_process(True)  # the others wait for the first
     data = prepared.load(directory)
-    differing = differing_settings(config, data.manifest)
-    if differing:
+    if differing := differing_settings(config, data.manifest):
         raise InputError(
             f"{directory} was prepared with other settings ({', '.join(differing)}); "
             "delete it or name another --config.data.prepared_dir"
@@ -53,14 +65,19 @@ def find_prepared(config) -> prepared.Prepared:
 
 
 def differing_settings(config, manifest: dict) -> list[str]:
-    """Settings in which a prepared dataset differs from what `config.data` would make."""
-    there = manifest.get("data_config", {})
-    now = train.checkpoint.config_to_dict(config.data)
-    return [
-        f"config.data.{key}: {there[key]!r} there, {now.get(key)!r} now"
-        for key in sorted(set(there) - NOT_PREPARED)
-        if there[key] != now.get(key)
-    ]
+    """Settings in which a prepared dataset differs from what the config would make."""
+    there = {f"data.{k}": v for k, v in manifest.get("data_config", {}).items() if k not in NOT_PREPARED}
+    now = {f"data.{k}": _plain(v) for k, v in config.data.items()}
+    if manifest.get("simulated"):
+        if config.data.raw_dir:
+            return [f"from simulated telemetry, not from raw_dir={config.data.raw_dir}"]
+        there |= {f"simulate.{k}": _plain(v) for k, v in manifest["simulated"].items()}
+        now |= {f"simulate.{k}": _plain(v) for k, v in config.simulate.items()}
+    return [f"{k}={_plain(v)!r} there, {now.get(k)!r} now" for k, v in sorted(there.items()) if _plain(v) != now.get(k)]
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The simulator against the real pieces, and the comparison's own arithmetic."""
 
+import json
 import os
 from collections import Counter
 from pathlib import Path
@@ -43,6 +44,17 @@ def test_tolerances_of_each_kind():
     assert checks.within(10.0, 12.0, ("factor", 1.25)) and not checks.within(10.0, 7.9, ("factor", 1.25))
     assert not checks.within(2.5, 0.0, ("factor", 2.0))
     assert checks.within(0.0, 0.04, ("distance", 0.05)) and not checks.within(0.0, 0.06, ("distance", 0.05))
+
+
+def test_failures_count_for_their_own_restart_until_the_next_one():
+    def row(end):
+        return {"timestamp": end - 1.0, "duration": 1.0, "error": ["ConnectFailure", "refused", ""]}
+    hook = {"config": {"action": {"sys_call": "sh ./restart_glance_container.sh"}},
+            "results": [{"started_at": 100.0, "finished_at": 110.0}, {"started_at": 1000.0, "finished_at": 1010.0}]}
+    body = {"data": [row(end) for end in (90.0, 105.0, 300.0, 1200.0)], "hooks": [hook]}
+    text = json.dumps({"tasks": [{"subtasks": [{"workloads": [body]}]}]})
+    assert checks.failures_per_restart(text, []) == 1.5
+    assert checks.failures_per_restart(text, [(200.0, 210.0)]) == 1.0
 
 
 def test_missing_pieces_are_named(tmp_path):

@@ -1,4 +1,4 @@
-"""What every floor sees: the scaled signals of the same windows that the method sees, flattened.
+"""What every floor sees: all scaled signals of the same windows that the method sees, flattened.
 
 A floor is a function fit(signals, seed) -> score, and score(signals) -> [M] float64, larger for more anomalous.
 It knows nothing of graphs, order or labels.
@@ -11,7 +11,7 @@ import numpy as np
 
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.scoring.attribution import observed_signals
-from ssad_jax.scoring.terms import columns
+from ssad_jax.scoring.terms import all_columns
 
 
 class Signals(NamedTuple):
@@ -28,7 +28,7 @@ Fit = Callable[[Signals, int], Score]
 
 def signals(prepared: Prepared, windows: np.ndarray) -> Signals:
     """The signals of the windows `windows` [M] (rows of Prepared.windows)."""
-    place = columns(prepared.system)
+    place = all_columns(prepared.system)
     blocks = [
         observed_signals(prepared.windows.nodes[windows[i : i + 256]], place, CONTEXT_DIM)
         for i in range(0, len(windows), 256)

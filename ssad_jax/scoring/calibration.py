@@ -8,13 +8,17 @@ The steps, each of which makes a fault that touches one service visible in a sys
 3. Each kind is calibrated on held-out normal windows: (x - median) / (q95 - median), so that 0 is usual and 1
    is exceeded by 5% of normal windows. The largest kind is the reconstruction term.
 4. The temporal and the prior term are calibrated the same way.
-5. score = alpha * reconstruction + beta * excess(temporal) + eta * excess(prior), where
-   excess(x) = log(1 + max(x - 1, 0)).
+   The state that both are made of starts from zero: in a run's first windows, until it has seen one window length
+   of history, they are 0 (no evidence) and nothing is calibrated on them.
+5. score = alpha * reconstruction + beta * evidence(temporal) + eta * evidence(prior), where
+   evidence(x) = e / (1 + e), e = max(x - 1, 0).
 
-Why step 5 is not the plain weighted sum: calibrated terms have heavy tails, so that the plain sum is decided by
-whichever term has the heaviest one, informative or not. Only the part beyond the normal q95 of the two
-secondary terms counts as evidence, and on a logarithmic scale: a term that says nothing leaves the order of 95%
-of normal windows as the reconstruction term has it, and moves the rest by little.
+Why step 5 is not the plain weighted sum: the calibrated terms have heavy tails, and the state drifts over runs
+longer than those of training, so that the plain sum is decided by whichever term has the heaviest tail, informative or
+not. Only what lies beyond the normal q95 counts, and it is worth less than 1: less than a reconstruction error
+at its own normal q95. The secondary terms decide between windows that reconstruction finds alike; one that says
+nothing cannot drown it. (Train Ticket, 30 epochs: AUROC .987 for reconstruction alone, .985 so, .77 for the plain
+sum after 10 epochs.)
 
 A calibration run is judged by scales that were fitted without it (leave one run out), because the maximum over
 nodes picks exactly those residuals that inflate their own scale; otherwise calibration scores would be smaller
@@ -32,6 +36,7 @@ from ssad_jax.scoring.terms import Columns, Terms
 
 KIND_SPREAD_FLOOR = 0.25  # of q95 - median of a kind's error, in normal scales (a kind that is silent in normal time)
 TERM_SPREAD_FLOOR = 0.01  # the same for temporal and prior, as a share of the median
+MIN_TERM_WINDOWS = 10  # with history; fewer calibrate nothing, and the secondary terms stay 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +48,8 @@ class Calibration:
     kind_median: np.ndarray  # [K]
     kind_spread: np.ndarray  # [K]: q95 - median
     term_median: np.ndarray  # [2]: temporal, prior
-    term_spread: np.ndarray  # [2]
+    term_spread: np.ndarray  # [2]; infinite where they could not be calibrated
+    warm_up: np.ndarray  # scalar int: windows of a run before temporal and prior mean anything
     weights: np.ndarray  # [3]: alpha, beta, eta
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -67,7 +73,7 @@ class Scores(NamedTuple):
 
 
 def fit_calibration(
-    place: Columns, fit: Terms, held_out: Terms, run: np.ndarray, num_nodes: int, score_config
+    place: Columns, fit: Terms, held_out: Terms, run: np.ndarray, num_nodes: int, warm_up: int, score_config
 ) -> tuple[Calibration, Scores]:
     """Fit on normal windows.
 
@@ -77,6 +83,7 @@ def fit_calibration(
         held_out: terms of normal windows that it was not fitted on.
         run: [M] the run (segment) of each held-out window.
         num_nodes: N.
+        warm_up: windows of a run before temporal and prior mean anything.
         score_config: `config.score` (alpha, beta, eta, scale_floor).
 
     Returns:
@@ -104,12 +111,16 @@ def fit_calibration(
 
     kinds = np.unique(place.kind)
     errors = _kind_errors(node_error, place, kinds)
-    raw_terms = np.stack([held_out.temporal, held_out.prior], axis=1)
+    raw_terms = np.stack([held_out.temporal, held_out.prior], axis=1)[held_out.position >= warm_up]
     kind_median, kind_spread = _centre(errors, KIND_SPREAD_FLOOR)
     term_median, term_spread = _centre(raw_terms, 0.0)
     term_spread = np.maximum(term_spread, np.maximum(TERM_SPREAD_FLOOR * np.abs(term_median), 1e-6))
+    if len(raw_terms) < MIN_TERM_WINDOWS:
+        term_spread = np.full(2, np.inf)
     weights = np.array([score_config.alpha, score_config.beta, score_config.eta], np.float64)
-    calibration = Calibration(scale, kinds, kind_median, kind_spread, term_median, term_spread, weights)
+    calibration = Calibration(
+        scale, kinds, kind_median, kind_spread, term_median, term_spread, np.array(warm_up), weights
+    )
     return calibration, _combine(calibration, held_out, node_error, errors)
 
 
@@ -128,9 +139,9 @@ def node_errors(residual: np.ndarray, scale: np.ndarray, place: Columns, num_nod
     return out
 
 
-def excess(calibrated: np.ndarray) -> np.ndarray:
-    """Evidence beyond the normal q95, on a logarithmic scale; 0 up to there."""
-    return np.log1p(np.maximum(calibrated - 1.0, 0.0))
+def evidence(calibrated: np.ndarray) -> np.ndarray:
+    """What a secondary term beyond its normal q95 is worth: 0 up to there, then rising towards 1."""
+    return 1.0 - 1.0 / (1.0 + np.maximum(calibrated - 1.0, 0.0))
 
 
 def kind_names(calibration: Calibration) -> list[str]:
@@ -163,10 +174,11 @@ def _combine(calibration: Calibration, terms: Terms, node_error: np.ndarray, err
     reconstruction = kind.max(1) if kind.shape[1] else np.zeros(len(kind))
     raw = np.stack([terms.temporal, terms.prior], axis=1).astype(np.float64)
     calibrated = (raw - calibration.term_median) / calibration.term_spread
-    # A run's first window has no history: no evidence (whereas a diverged model's nan in `prior` must stay visible).
-    temporal = np.where(np.isnan(raw[:, 0]), 0.0, calibrated[:, 0])
-    prior = calibrated[:, 1]
+    # Without history there is no evidence (whereas a diverged model's nan in `prior` must stay visible).
+    new = terms.position < calibration.warm_up
+    temporal = np.where(new | np.isnan(raw[:, 0]), 0.0, calibrated[:, 0])
+    prior = np.where(new, 0.0, calibrated[:, 1])
     alpha, beta, eta = calibration.weights
-    score = alpha * reconstruction + beta * excess(temporal) + eta * excess(prior)
+    score = alpha * reconstruction + beta * evidence(temporal) + eta * evidence(prior)
     paper = terms.paper_reconstruction + np.nan_to_num(terms.temporal, nan=0.0) + terms.prior
     return Scores(score, paper.astype(np.float64), reconstruction, temporal, prior, kind, node_error)

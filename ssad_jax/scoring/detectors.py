@@ -44,7 +44,8 @@ def score_dataset(score, params, prepared: Prepared, score_config) -> Scored:
     held_out = held_out.take(prepared.windows.part[held_out.window] == 1)
     test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
     run = prepared.windows.segment[held_out.window]
-    calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, score_config)
+    warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history
+    calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, warm_up, score_config)
     scores = apply_calibration(calibration, place, test, num_nodes)
     return Scored(place, calibration, held_out, held_out_scores, test, scores)
 

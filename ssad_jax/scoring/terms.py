@@ -25,6 +25,7 @@ class Terms(NamedTuple):
     """Raw score terms of M windows."""
 
     window: np.ndarray  # [M] int, row of Prepared.windows
+    position: np.ndarray  # [M] int, number of windows before it in its run
     residual: np.ndarray  # [M, C] f32: observed minus expected
     temporal: np.ndarray  # [M] f32, nan at a run's first window
     prior: np.ndarray  # [M] f32
@@ -37,7 +38,16 @@ class Terms(NamedTuple):
 
 def columns(system: System) -> Columns:
     """The residual columns of a system: the channels of its real nodes that speak of faults."""
-    node, channel = np.nonzero(system.evidence & system.node_mask[:, None])
+    return _columns(system, system.evidence)
+
+
+def all_columns(system: System) -> Columns:
+    """All signal channels of a system's real nodes, volumes included."""
+    return _columns(system, system.signal_mask)
+
+
+def _columns(system: System, channels: np.ndarray) -> Columns:
+    node, channel = np.nonzero(channels & system.node_mask[:, None])
     return Columns(node, channel, system.kind[node].astype(int))
 
 
@@ -62,11 +72,12 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         real = ids >= 0
         residual = np.asarray(terms.residual)[real][:, place.node, place.channel]
         rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype)
-        parts.append(Terms(ids[real], residual, *(np.asarray(a)[real] for a in rest)))
+        position = np.broadcast_to(np.arange(length), ids.shape)[real]
+        parts.append(Terms(ids[real], position, residual, *(np.asarray(a)[real] for a in rest)))
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
-        return Terms(no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
+        return Terms(no_ids, no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
     joined = Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
     _, unique = np.unique(joined.window, return_index=True)
     return joined.take(np.sort(unique))

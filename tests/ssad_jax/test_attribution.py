@@ -15,7 +15,8 @@ KINDS = np.array([0, 1, 2, 3])
 def calibration(median=(1.0, 2.0, 1.0, 1.0), spread=(1.0, 2.0, 1.0, 1.0)):
     return Calibration(
         scale=np.ones(len(columns(SYSTEM).node), np.float32), kinds=KINDS, kind_median=np.array(median),
-        kind_spread=np.array(spread), term_median=np.zeros(2), term_spread=np.ones(2), weights=np.ones(3),
+        kind_spread=np.array(spread), term_median=np.zeros(2), term_spread=np.ones(2),
+        warm_up=np.array(0), weights=np.ones(3),
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failure (with a traceback), 2 bad flags, config or data (o
 75 stopped by a signal after saving, start me again.
 """
 
+import logging
 import sys
 import traceback
 from pathlib import Path
@@ -43,6 +44,7 @@ def run(main) -> None:
     """
 
     def guarded(_):
+        logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every kind of device that is absent
         try:
             main()
         except InputError as error:

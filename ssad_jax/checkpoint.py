@@ -6,6 +6,7 @@ the classes of the tree nor on the devices it was saved from.
 
 import dataclasses
 import json
+import logging
 import shutil
 import sys
 import zlib
@@ -15,10 +16,19 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
 from ssad_jax.prepared import ARRAYS, System
+
+
+def _worth_showing(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.WARNING or "orbax" not in Path(record.pathname).parts
+
+
+# Orbax tells dozens of lines about each save through the logger that this program's own messages go through.
+absl_logging.get_absl_logger().addFilter(_worth_showing)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ def get_config(variant: str = ""):
     config = default_config("openstack" + (f"_{variant}" if variant else ""))
     config.data.source = "openstack"
     config.data.node_level = "instance"  # four computes run the same services
+    config.data.train_stride = 20  # ticks: sequences of 8 windows that start every 5 would repeat each window 8 times
     # Load averages over 5 and 15 minutes repeat the first one late; the number of cores never changes.
     config.data.metrics = ("cpu.user", "mem.used", "load.min1")
     config.data.metric_baseline_minutes = 20.0

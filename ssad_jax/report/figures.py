@@ -109,8 +109,13 @@ def _time_ticks(axis, test: TestWindows, members, starts) -> None:
 
 
 def _plain_numbers(axis) -> None:
-    """Ticks of a symmetric logarithmic axis as 1, 10, 100 (powers would need math text, which is off: see STYLE)."""
+    """Ticks of a symmetric logarithmic axis at 0, 1, 2, 5, 10, ... (powers would need math text, which is off)."""
     axis.set_minor_locator(ticker.NullLocator())
+    low, high = axis.get_view_interval()
+    steps = [m * 10.0**e for e in range(7) for m in (1, 2, 5)]
+    wanted = [v for v in [-v for v in steps] + [0.0] + steps if low <= v <= high]
+    thin = wanted if len(wanted) <= 8 else [v for v in wanted if v == 0 or np.log10(abs(v)) % 1 == 0]
+    axis.set_major_locator(ticker.FixedLocator(thin))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
 
 
@@ -190,7 +195,7 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
     axis.set_xscale("symlog", linthresh=2)
     _plain_numbers(axis.xaxis)
     axis.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="calibrated term (0 usual; 1 exceeded by 5% of normal windows)")
+    axis.set(xlabel="calibrated term (above 1: 5% of normal windows)")
     figure.legend(loc="outside upper center", ncols=len(terms))
     return _uri(figure)
 

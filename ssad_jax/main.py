@@ -41,6 +41,7 @@ def main() -> None:
         from ssad_jax.evaluate import evaluate
 
         evaluate(workdir, prepared_dir=config.data.prepared_dir)
+        parallel.any_process(True)  # the others wait for the first, which writes
 
 
 def find_prepared(config, parallel) -> prepared.Prepared:

@@ -51,7 +51,7 @@ class GraphEncoder(nnx.Module):
             context, signal: [B, S, n, 16], clipped here to +-INPUT_CLIP.
             masked: [B, S, n] bool, nodes whose signal is replaced by their kind's mask vector; None: none.
             graph: of the same windows.
-            keys: typed keys [B, S] for dropout, None at inference.
+            keys: [B, S, 2] for dropout (`layers.hashing`), None at inference.
             dtype: of the activations.
 
         Returns:

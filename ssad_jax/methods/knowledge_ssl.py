@@ -20,7 +20,7 @@ from ssad_jax.batching import Batch
 from ssad_jax.layers import propagation
 from ssad_jax.layers.decoder import Decoder
 from ssad_jax.layers.graph_encoder import GraphEncoder
-from ssad_jax.layers.hashing import fold, window_keys
+from ssad_jax.layers.hashing import fold, window_keys, words
 from ssad_jax.layers.knowledge import KnowledgeMemory
 from ssad_jax.layers.layout import Graphs, Layout
 from ssad_jax.layers.similarity import cosine, normalise
@@ -120,7 +120,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
 
     def two_views(model: Network, batch: Batch, keys, training: bool):
         """The masked anchor and the perturbed positive of the same windows: graphs, masked [B, S, n], View, View."""
-        graphs = layout.arrange(batch.graphs)
+        graphs, keys = layout.arrange(batch.graphs), words(keys)
         per_window = window_keys(fold(keys, WINDOWS), batch.window_mask.shape[1])
         masked = views.random_mask(fold(per_window, MASK), layout.unit_hash, layout.node_mask, weights.mask_ratio)
         other = views.jitter(fold(keys, JITTER), graphs, batch.window_mask, perturb.tick_jitter)
@@ -214,7 +214,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         keys = jax.vmap(lambda tick: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), tick))(
             run.start_tick[0]
         )
-        masked = views.random_mask(keys[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
+        masked = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
         entries = masked_entries(masked, layout.signal_mask, mask)
         squared = jnp.where(entries, jnp.square(errors(masked)), 0).sum((2, 3))
         paper = squared / jnp.maximum(entries.sum((2, 3)), 1)

@@ -1,6 +1,7 @@
 """Method A as a whole: invariances, what may see what, the score formula, and that training helps."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,13 @@ from data_prep.errors import InputError
 from ssad_jax import knowledge, methods
 from ssad_jax.batching import make_batch, resident
 from ssad_jax.config import default_config
+from ssad_jax.layers.hashing import words
 from ssad_jax.methods import knowledge_ssl
 from ssad_jax.objectives import views
 from tests.synthetic import make_prepared
 
+# Compiling is most of the time here; the tests run each program once or a few times.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 TERMS = {"reconstruction", "contrastive", "knowledge"}
 
 
@@ -59,7 +63,7 @@ def objective(method):
         sums, counts, diagnostics = method.loss(params, batch, keys, identity)
         return sum(s / jnp.maximum(counts[k], 1) for k, s in sums.items()), (sums, counts, diagnostics)
 
-    return jax.jit(jax.value_and_grad(total, has_aux=True))
+    return jit(jax.value_and_grad(total, has_aux=True))
 
 
 def assert_trees_close(a, b, rtol=2e-4, atol=1e-5):
@@ -75,10 +79,9 @@ def prepared():
 def setting(prepared):
     """Method with all randomness on, perturbed parameters (no zero anywhere), a batch."""
     method = build(prepared, small_config())
-    params = method.init(jax.random.key(0))
-    leaves, tree = jax.tree.flatten(params)
-    noise = [0.05 * jax.random.normal(jax.random.key(i), x.shape) for i, x in enumerate(leaves)]
-    params = jax.tree.unflatten(tree, [x + n for x, n in zip(leaves, noise, strict=True)])
+    params = jit(method.init)(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: jnp.asarray(x + 0.05 * rng.normal(size=x.shape), jnp.float32), params)
     sequences = prepared.fit_sequences[:6].copy()
     sequences[1, 2:] = -1
     return method, params, batch_of(prepared, sequences)
@@ -145,10 +148,10 @@ def test_more_padding_of_nodes_edges_windows_and_rows_changes_nothing(prepared, 
 def test_padding_does_not_change_scores(prepared, setting):
     method, params, _ = setting
     runs = prepared.test_runs[:2]
-    terms = jax.jit(method.score)(params, batch_of(prepared, runs))
+    terms = jit(method.score)(params, batch_of(prepared, runs))
     padded = repad(prepared, 5, 3)
     longer = np.concatenate([runs, np.full((2, 3), -1, np.int32)], 1)
-    more = jax.jit(build(padded, small_config()).score)(params, batch_of(padded, longer))
+    more = jit(build(padded, small_config()).score)(params, batch_of(padded, longer))
     length, budget = runs.shape[1], len(prepared.system.kind)
     np.testing.assert_array_equal(more.residual[:, :, budget:], 0)
     np.testing.assert_array_equal(more.residual[:, length:], 0)
@@ -163,11 +166,11 @@ def test_order_of_nodes_and_edges_does_not_matter(prepared):
     order = np.append(order, len(prepared.system.kind) - 1)
     other = permute(prepared, order)
     method, method2 = build(prepared, config), build(other, config)
-    params = method.init(jax.random.key(0))
+    params = jit(method.init)(jax.random.key(0))
     batch, batch2 = (batch_of(p, p.fit_sequences[:4]) for p in (prepared, other))
     first = objective(method)(params, batch, keys_of(batch))
     assert_trees_close(first, objective(method2)(params, batch2, keys_of(batch2)))
-    terms, terms2 = (jax.jit(m.score)(params, batch_of(p, p.test_runs[:1])) for m, p in
+    terms, terms2 = (jit(m.score)(params, batch_of(p, p.test_runs[:1])) for m, p in
                      ((method, prepared), (method2, other)))  # fmt: skip
     assert_trees_close(terms._replace(residual=terms.residual[:, :, order]), terms2)
 
@@ -175,7 +178,7 @@ def test_order_of_nodes_and_edges_does_not_matter(prepared):
 def test_an_example_draws_from_its_own_key_only(setting):
     """Summed over slices of the batch, what needs no other example is the same as over the whole batch."""
     method, params, batch = setting
-    loss = jax.jit(lambda p, b, k: method.loss(p, b, k, identity))
+    loss = jit(lambda p, b, k: method.loss(p, b, k, identity))
     keys = keys_of(batch)
     sums, counts, _ = loss(params, batch, keys)
     parts = [loss(params, *jax.tree.map(lambda x, i=i: x[i : i + 2], (batch, keys))) for i in (0, 2, 4)]
@@ -205,7 +208,8 @@ def test_a_masked_nodes_prediction_does_not_see_its_own_signal(prepared, setting
         signal = jnp.clip(nodes[..., 16:], -20, 20)
         return jnp.where(prepared.system.signal_mask[None, None], signal - terms.residual, 0)[0, 2]
 
-    jacobian = np.asarray(jax.jacrev(predicted)(run.graphs.nodes))[..., 0, 2, :, 16:]  # [N, 16, N, 16]: of window 2
+    jacobian = np.asarray(jit(jax.jacrev(predicted))(run.graphs.nodes))
+    jacobian = jacobian[..., 0, 2, :, 16:]  # [N, 16, N, 16]: predictions and signals of window 2
     seen = np.abs(jacobian).max((1, 3)) > 1e-9
     real = np.flatnonzero(prepared.system.node_mask)
     same = groups[real][:, None] == groups[real][None]
@@ -215,7 +219,7 @@ def test_a_masked_nodes_prediction_does_not_see_its_own_signal(prepared, setting
 
 def test_every_real_node_is_scored_exactly_once_and_padding_is_zero(prepared, setting):
     method, params, _ = setting
-    terms = jax.jit(method.score)(params, batch_of(prepared, prepared.test_runs[:1]))
+    terms = jit(method.score)(params, batch_of(prepared, prepared.test_runs[:1]))
     scored = np.asarray(terms.residual != 0).all((0, 1))
     np.testing.assert_array_equal(scored, prepared.system.signal_mask)
 
@@ -223,7 +227,7 @@ def test_every_real_node_is_scored_exactly_once_and_padding_is_zero(prepared, se
 def test_score_terms_follow_the_formulas(prepared, setting):
     method, params, _ = setting
     run = batch_of(prepared, prepared.test_runs[:1])
-    terms = jax.jit(method.score)(params, run)
+    terms = jit(method.score)(params, run)
     u = np.asarray(terms.state)[0]
     known = knowledge.load("", prepared.system.service_names, prepared.system.service_position, 6)
     memory = known.keys @ np.asarray(params["memory"]["of_keys"]) + np.asarray(params["memory"]["delta"])
@@ -239,15 +243,15 @@ def test_score_terms_follow_the_formulas(prepared, setting):
 def test_paper_term_is_the_mean_squared_error_of_its_random_mask(prepared):
     """With a decoder that predicts zero, it is the mean square of the signals that the mask hides."""
     method = build(prepared, small_config())
-    params = method.init(jax.random.key(0))
+    params = jit(method.init)(jax.random.key(0))
     params["decoder"]["out"] = jax.tree.map(jnp.zeros_like, params["decoder"]["out"])
     run = batch_of(prepared, prepared.test_runs[:1])
-    terms = jax.jit(method.score)(params, run)
+    terms = jit(method.score)(params, run)
     system = prepared.system
     expected = []
     for window in prepared.test_runs[0]:
         key = jax.random.fold_in(jax.random.key(0), prepared.windows.start_tick[window])
-        masked = np.asarray(views.random_mask(key[None, None], system.unit_hash, system.node_mask, 0.15))[0, 0]
+        masked = np.asarray(views.random_mask(words(key[None, None]), system.unit_hash, system.node_mask, 0.15))[0, 0]
         signal = np.clip(prepared.windows.nodes[window, :, 16:], -20, 20)
         entries = masked[:, None] & system.signal_mask
         expected.append(np.square(signal)[entries].mean() if entries.any() else 0)
@@ -258,7 +262,7 @@ def test_paper_term_is_the_mean_squared_error_of_its_random_mask(prepared):
 def test_state_is_carried_over_a_run_and_starts_at_zero(prepared, setting):
     method, params, _ = setting
     run = prepared.test_runs[0]
-    score = jax.jit(method.score)
+    score = jit(method.score)
     whole = score(params, batch_of(prepared, run[None]))
     head, tail = (score(params, batch_of(prepared, r[None])) for r in (run[:4], run[4:]))
     assert_trees_close(head, jax.tree.map(lambda x: x[:, :4], whole))
@@ -286,13 +290,13 @@ def test_gradients_are_finite_on_degenerate_batches(prepared, setting, kind):
 def test_parameters_score_another_system(prepared, setting):
     _, params, _ = setting
     other = make_prepared(num_services=5, budget=32, edge_budget=80, seed=3)
-    terms = jax.jit(build(other, small_config()).score)(params, batch_of(other, other.test_runs[:1]))
+    terms = jit(build(other, small_config()).score)(params, batch_of(other, other.test_runs[:1]))
     assert terms.residual.shape[2] == 32 and np.isfinite(terms.residual).all()
 
 
 def test_pair_distances_leave_out_overlapping_and_missing_windows(prepared, setting):
     method, params, batch = setting
-    positive, negative = jax.jit(method.pair_distances)(params, batch, keys_of(batch))
+    positive, negative = jit(method.pair_distances)(params, batch, keys_of(batch))
     mask, tick = np.asarray(batch.window_mask).ravel(), np.asarray(batch.start_tick).ravel()
     np.testing.assert_array_equal(np.isnan(positive), ~mask)
     far = (np.abs(tick[:, None] - tick[None]) >= 20) & mask[:, None] & mask[None]
@@ -311,12 +315,12 @@ def test_lower_precision_is_close(prepared, setting):
 
 def test_training_lowers_the_loss_and_learns_to_use_expectations(prepared):
     method = build(prepared, small_config(hidden_dim=32))
-    params = method.init(jax.random.key(0))
+    params = jit(method.init)(jax.random.key(0))
     tx = optax.adamw(2e-3)
     grad, batch = objective(method), batch_of(prepared, prepared.fit_sequences[:16])
     opt, history = tx.init(params), []
 
-    @jax.jit
+    @jit
     def update(gradient, opt, params):
         updates, opt = tx.update(gradient, opt, params)
         return optax.apply_updates(params, updates), opt

@@ -201,7 +201,7 @@ def test_cosine_is_finite_at_zero_with_its_gradient():
 
 
 def test_bits_are_uniform_and_belong_to_key_and_number():
-    keys = jax.random.split(jax.random.key(0), 3)
+    keys = hashing.words(jax.random.split(jax.random.key(0), 3))
     counter = jnp.arange(20000, dtype=jnp.uint32)[None]
     bits = np.asarray(hashing.random_bits(keys, counter))
     np.testing.assert_array_equal(bits[:, :50], hashing.random_bits(keys, counter[:, :50]))
@@ -215,12 +215,12 @@ def test_bits_are_uniform_and_belong_to_key_and_number():
 
 
 def test_dropout_keeps_the_mean_and_ignores_padding():
-    keys = hashing.window_keys(jax.random.split(jax.random.key(3), 2), 3)
+    keys = hashing.window_keys(hashing.words(jax.random.split(jax.random.key(3), 2)), 3)
     x = jnp.ones((2, 3, 50, 30))
     y = hashing.dropout(x, keys, 0.3)
     kept = np.asarray(y) > 0
     assert abs(kept.mean() - 0.7) < 0.02 and abs(float(y.mean()) - 1) < 0.03
-    more = hashing.window_keys(jax.random.split(jax.random.key(3), 2), 5)
+    more = hashing.window_keys(hashing.words(jax.random.split(jax.random.key(3), 2)), 5)
     wider = hashing.dropout(jnp.ones((2, 5, 60, 30)), more, 0.3)
     np.testing.assert_array_equal(wider[:, :3, :50], y)
     assert hashing.dropout(x, None, 0.3) is x

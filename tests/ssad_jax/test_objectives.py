@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssad_jax.layers.hashing import window_keys
+from ssad_jax.layers.hashing import window_keys, words
 from ssad_jax.layers.layout import Graphs
 from ssad_jax.objectives import views
 from ssad_jax.objectives.alignment import alignment, assign, state_variance, usage_entropy
@@ -102,7 +102,7 @@ def make_graphs(batch=3, length=4, nodes=10, seed=0):
 
 
 def test_dropped_edges_go_in_both_directions_and_do_not_depend_on_their_order():
-    graphs, keys = make_graphs(), window_keys(jax.random.split(jax.random.key(0), 3), 4)
+    graphs, keys = make_graphs(), window_keys(words(jax.random.split(jax.random.key(0), 3)), 4)
     weight = views.drop_edges(keys, graphs, 0.3).weight
     np.testing.assert_array_equal(weight[..., :20], weight[..., 20:])
     assert 0.15 < 1 - float(weight.mean()) < 0.45
@@ -114,7 +114,7 @@ def test_dropped_edges_go_in_both_directions_and_do_not_depend_on_their_order():
 
 
 def test_dropped_attributes_are_zero_and_context_stays():
-    graphs, keys = make_graphs(), window_keys(jax.random.split(jax.random.key(0), 3), 4)
+    graphs, keys = make_graphs(), window_keys(words(jax.random.split(jax.random.key(0), 3)), 4)
     dropped = views.drop_attributes(keys, graphs, 0.2)
     zero = np.asarray(dropped.signal == 0)
     assert 0.15 < zero.mean() < 0.25
@@ -123,7 +123,7 @@ def test_dropped_attributes_are_zero_and_context_stays():
 
 
 def test_random_masks_take_whole_units_at_the_ratio():
-    keys = window_keys(jax.random.split(jax.random.key(0), 40), 5)
+    keys = window_keys(words(jax.random.split(jax.random.key(0), 40)), 5)
     units = np.random.default_rng(0).integers(0, 2**32, 30, dtype=np.uint32).repeat(3)
     real = np.arange(90) < 80
     masked = np.asarray(views.random_mask(keys, units, real, 0.15))
@@ -140,7 +140,7 @@ def test_jitter_moves_to_existing_neighbours_only():
     graphs = make_graphs(batch, length)
     graphs = graphs._replace(weight=jnp.broadcast_to(jnp.arange(4.0)[None, :, None], graphs.weight.shape))
     mask = jnp.broadcast_to(jnp.array([True, True, True, False])[None], (batch, length))
-    moved = views.jitter(jax.random.split(jax.random.key(0), batch), graphs, mask, 1)
+    moved = views.jitter(words(jax.random.split(jax.random.key(0), batch)), graphs, mask, 1)
     source = np.asarray(moved.weight[..., 0]).astype(int)
     rows = {tuple(row) for row in source[:, :3]}
     # Forward: window 2 has no neighbour (3 is missing). Backward: window 0 has none.

@@ -2,8 +2,8 @@
 
     python -m ssad_jax.main --config=configs/openstack.py
 
-Without `data.raw_dir` a small OpenStack under load is simulated and written in the archive's own raw layout; the archive
-itself cannot be downloaded without asking for it. With the archive at hand:
+Without `data.raw_dir` a small OpenStack under load is simulated and written in the archive's own raw layout; the
+archive itself cannot be downloaded without asking for it. With the archive at hand:
 
     python -m ssad_jax.main --config=configs/openstack.py:archive --config.data.raw_dir="concurrent data"
 

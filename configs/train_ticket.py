@@ -3,8 +3,8 @@
     python -m ssad_jax.main --config=configs/train_ticket.py:knowledge --config.data.raw_dir=DIR \
         --config.data.faults_path=faults.csv --config.data.segments_path=observed_segments.csv
 
-`DIR` is the extracted archive (`rca_data/`, `construct_data/`); the archive's own labels are injection times, so onsets and
-observed segments come from files beside it.
+`DIR` is the extracted archive (`rca_data/`, `construct_data/`); the archive's own labels are injection times, so onsets
+and observed segments come from files beside it.
 """
 
 from ssad_jax.config import default_config

@@ -19,7 +19,18 @@ import numpy as np
 import polars as pl
 from absl import logging
 
-from data_prep import event_graph, observations, padding, scaling, signals, sources, split, templates, vocabulary
+from data_prep import (
+    event_graph,
+    observations,
+    padding,
+    scaling,
+    settings,
+    signals,
+    sources,
+    split,
+    templates,
+    vocabulary,
+)
 from data_prep.errors import InputError
 from data_prep.observations import TIME
 from data_prep.simulate import simulate
@@ -36,6 +47,7 @@ def prepare(config) -> None:
     Raises:
         InputError: the configuration or the raw telemetry cannot be used; the message says what to mend.
     """
+    settings.check(config)
     data, clock = config.data, _Clock()
     with Writer(data.prepared_dir) as writer, _executor(data.num_workers) as executor:
         if not data.raw_dir and config.simulate.hours > 0:

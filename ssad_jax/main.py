@@ -9,7 +9,7 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep import command
+from data_prep import command, settings
 from data_prep.errors import InputError
 from ssad_jax import prepared
 
@@ -48,8 +48,9 @@ def find_prepared(config, parallel) -> prepared.Prepared:
     """The prepared dataset that the config names, made by the first process where there is none.
 
     Raises:
-        InputError: one is there, but made with other settings.
+        InputError: a setting cannot be used, or a dataset is there, but made with other settings.
     """
+    settings.check(config)
     directory = config.data.prepared_dir
     if not prepared.exists(directory) and parallel.is_main():
         from data_prep.prepare import prepare  # with its readers and the simulator

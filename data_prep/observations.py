@@ -40,7 +40,8 @@ def observe(
         "metrics": _metrics(frames.get("metrics"), unit, metric_patterns, baseline_minutes),
         "events": _events(frames.get("events"), unit),
     }
-    seen = [f.select(unit, "service_name") for n in ("spans", "logs", "metrics", "events") if (f := frames.get(n)) is not None]
+    tables = [frames[name] for name in ("spans", "logs", "metrics", "events") if name in frames]
+    seen = [table.select(unit, "service_name") for table in tables]
     peers = calls.select(pl.col("callee").alias(NAME), pl.col("callee").alias("service_name"))
     units = pl.concat([*seen, peers]).unique().sort(NAME, "service_name")
     out["units"] = units.unique(NAME, keep="first").sort(NAME)
@@ -73,7 +74,8 @@ def _spans(frame, unit):
         .filter(pl.col("caller") != pl.col(NAME))
         .select(
             TIME, "caller", pl.col(NAME).alias("callee"), OP, error=pl.col("error") | pl.col("client_error"),
-            gap_ns=pl.when("is_client").then((pl.col("client_ns") - pl.col("duration_ns")).clip(0)), duration_ns="duration_ns",
+            gap_ns=pl.when("is_client").then((pl.col("client_ns") - pl.col("duration_ns")).clip(0)),
+            duration_ns="duration_ns",
         )
     )  # fmt: skip
     peers = spans.filter(pl.col("peer_service_name").is_not_null() & (pl.col("num_children").fill_null(0) == 0)).select(
@@ -82,8 +84,9 @@ def _spans(frame, unit):
     )  # fmt: skip
     client = (pl.col("kind") == "CLIENT").fill_null(False)
     spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns")
-    order = [TIME, "caller", "callee", OP, "duration_ns"]
-    return spans.sort(TIME, NAME, OP, "duration_ns"), pl.concat([served, peers]).sort(order)
+    calls = pl.concat([served, peers])
+    # By every column: joins keep no order, and sums of floats must not depend on it.
+    return spans.sort(spans.columns), calls.sort(calls.columns)
 
 
 def _logs(frame, unit):

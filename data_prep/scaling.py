@@ -1,8 +1,9 @@
 """Window aggregates -> scaled signals and closed-form expectations, by statistics fitted on fit windows.
 
 Counts are in Pearson units, (n - mu) / sqrt(mu + 1), latencies are means and maxima of deviations shrunk by
-sqrt(n / (n + 3)). The expectation of a template's count (and of a caller's calls) is a ridge regression on the operation
-counts of the same unit: a log line that should have appeared and did not is the trace an exception leaves.
+sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of what runs on it, and
+of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an exception
+leaves. Of a caller's calls. Of a metric's level: processor time that the work done explains is no fault.
 """
 
 import dataclasses
@@ -13,6 +14,7 @@ from data_prep.signals import NO_CALL
 from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 
 COUNTS = ("ops", "errors", "alerts", "logs", "calls", "call_errors", "events")
+TARGETS = ("logs", "calls", "metric_level")  # what has an expectation
 SHRINK = 3.0  # calls: a mean of n latencies counts sqrt(n / (n + 3))
 CLIP = 20.0  # of every signal
 CHANNELS = {
@@ -46,22 +48,42 @@ class Statistics:
     """What scales signals."""
 
     mean: dict[str, np.ndarray]  # of a window's counts
-    coefficients: list[np.ndarray]  # of each unit [operations, targets], in Pearson units
+    coefficients: list[np.ndarray]  # of each unit [regressors, targets], in scaled units
 
 
-def unit_columns(vocabulary: Vocabulary) -> list[tuple[np.ndarray, np.ndarray]]:
-    """For each unit: its log nodes and the dependencies it calls; both are regressed on its operation counts."""
-    logs = np.array([u for u, _ in vocabulary.logs] or [-1])
-    callers = np.array([a for a, _ in vocabulary.dependencies] or [-1])
-    return [(np.flatnonzero(logs == u), np.flatnonzero(callers == u)) for u in range(len(vocabulary.units))]
+@dataclasses.dataclass(frozen=True)
+class _Regression:
+    """What is regressed on what, for one unit: columns of the arrays of counts."""
+
+    units: list[int]  # whose operation counts are the regressors: its own and those of what runs on it
+    targets: dict[str, np.ndarray]  # TARGETS -> columns
+
+    def regressors(self, values, total: np.ndarray) -> np.ndarray:
+        """[n, r]; `total` [n] are the operations of the whole system."""
+        operations = values["ops"][:, self.units]
+        return np.concatenate([operations.reshape(len(total), self.size - 1), total[:, None]], axis=1)
+
+    @property
+    def size(self) -> int:
+        return len(self.units) * (MAX_OPERATIONS + 1) + 1
+
+
+def _regressions(v: Vocabulary) -> list[_Regression]:
+    owners = {"logs": [u for u, _ in v.logs], "calls": [a for a, _ in v.dependencies], "metric_level": [u for u, _ in v.metrics]}
+    owners = {name: np.array(owner, int) for name, owner in owners.items()}
+    return [
+        _Regression([u, *deployed], {name: np.flatnonzero(owners[name] == u) for name in TARGETS})
+        for u, deployed in enumerate(v.deployed)
+    ]
 
 
 def moments(windows: dict[str, np.ndarray], vocabulary: Vocabulary) -> Moments:
     """Partial statistics of one shard's fit windows (from `signals.aggregate`)."""
     grams = []
-    for u, (logs, calls) in enumerate(unit_columns(vocabulary)):
-        columns = [windows["ops"][:, u], windows["logs"][:, logs], windows["calls"][:, calls]]
-        rows = np.concatenate(columns, axis=1).astype(np.float64)
+    total = windows["ops"].sum((1, 2))
+    for unit in _regressions(vocabulary):
+        targets = [windows[name][:, columns] for name, columns in unit.targets.items()]
+        rows = np.concatenate([unit.regressors(windows, total), *targets, np.ones((len(total), 1))], axis=1, dtype=float)
         grams.append(rows.T @ rows)
     sums = {name: windows[name].sum(0, dtype=np.float64) for name in COUNTS}
     return Moments(len(windows["ops"]), sums, grams)
@@ -72,13 +94,13 @@ def fit(total: Moments, vocabulary: Vocabulary, ridge: float) -> Statistics:
     n = max(total.windows, 1)
     mean = {name: value / n for name, value in total.sums.items()}
     coefficients = []
-    width = MAX_OPERATIONS + 1
-    for u, (logs, calls) in enumerate(unit_columns(vocabulary)):
-        mu = np.concatenate([mean["ops"][u], mean["logs"][logs], mean["calls"][calls]])
-        scale = np.sqrt(mu + 1)
-        covariance = (total.grams[u] / n - np.outer(mu, mu)) / np.outer(scale, scale)
-        penalised = covariance[:width, :width] + ridge / n * np.eye(width)
-        coefficients.append(np.linalg.solve(penalised, covariance[:width, width:]))
+    for gram, unit in zip(total.grams, _regressions(vocabulary), strict=True):
+        mu = gram[-1, :-1] / n  # the last row is the product with one
+        scale = np.sqrt(np.maximum(mu, 0) + 1)
+        scale[len(mu) - len(unit.targets["metric_level"]) :] = 1  # levels of metrics are scaled already
+        covariance = (gram[:-1, :-1] / n - np.outer(mu, mu)) / np.outer(scale, scale)
+        penalised = covariance[: unit.size, : unit.size] + ridge / n * np.eye(unit.size)
+        coefficients.append(np.linalg.solve(penalised, covariance[: unit.size, unit.size :]))
     return Statistics(mean, coefficients)
 
 
@@ -96,10 +118,9 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
         mu = statistics.mean[name] * share
         pearson[name] = (windows[name] - mu) / np.sqrt(mu + 1)
     n = len(windows["ops"])
-    expected_logs, expected_calls = np.zeros_like(pearson["logs"]), np.zeros_like(pearson["calls"])
-    for u, (logs, calls) in enumerate(unit_columns(vocabulary)):
-        expected = pearson["ops"][:, u] @ statistics.coefficients[u]
-        expected_logs[:, logs], expected_calls[:, calls] = np.split(expected, [len(logs)], axis=1)
+    mu = statistics.mean["ops"].sum() * share
+    total = (windows["ops"].sum((1, 2)) - mu) / np.sqrt(mu + 1)
+    expected = _expectations(vocabulary, statistics, pearson | {"metric_level": windows["metric_level"]}, total)
     latency = {
         "self": _shrunk(windows["self_n"], windows["self_sum"], windows["self_max"]),
         "gap": _shrunk(windows["gap_n"], windows["gap_sum"], windows["gap_max"]),
@@ -114,11 +135,24 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
         "dependency": np.stack(dependency, -1),
         "event": pearson["events"][..., None],
     }
-    context = {"log": expected_logs[..., None], "dependency": expected_calls[..., None]}
+    # A metric without a reading has level zero, which nothing needs to explain.
+    level = np.where(windows["metric_seen"], expected["metric_level"], 0)
+    context = {"log": expected["logs"][..., None], "dependency": expected["calls"][..., None], "metric": level[..., None]}
     for kind in signal:
         context.setdefault(kind, np.zeros((n, signal[kind].shape[1], 1)))
     clipped = [{k: np.clip(v, -CLIP, CLIP).astype(np.float32) for k, v in part.items()} for part in (signal, context)]
     return clipped[0], clipped[1]
+
+
+def _expectations(vocabulary, statistics, values, total) -> dict[str, np.ndarray]:
+    """The targets as their regressors would have them, shaped and ordered as the targets are."""
+    out = {name: np.zeros_like(values[name]) for name in TARGETS}
+    for unit, coefficients in zip(_regressions(vocabulary), statistics.coefficients, strict=True):
+        ends = np.cumsum([len(columns) for columns in unit.targets.values()])[:-1]
+        parts = np.split(unit.regressors(values, total) @ coefficients, ends, axis=1)
+        for (name, columns), part in zip(unit.targets.items(), parts, strict=True):
+            out[name][:, columns] = part
+    return out
 
 
 def _shrunk(count, total, top):

@@ -83,6 +83,7 @@ class Vocabulary:
     metric_scale: np.ndarray  # [M, 2] mean, std
     metric_readings: np.ndarray  # [M] how many readings the scale was fitted on
     traced: list[bool]  # units with spans of their own
+    deployed: list[list[int]]  # of each unit: the units that run on it
 
 
 def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> Vocabulary:
@@ -91,7 +92,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     Args:
         stats: `merge`d counts of fit time.
         units: every unit with its service name.
-        topology: hosts named there as targets of `runs_on` are units too, if they have metrics.
+        topology: tells which units run on which (hosts are units if they have metrics).
         config: `config.data`.
     """
     spoken = pl.concat([stats["spans"][NAME], stats["logs"][NAME], stats["gaps"]["caller"], stats["gaps"]["callee"]])
@@ -103,6 +104,9 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     names.append(UNKNOWN)
     index = {name: i for i, name in enumerate(names)}
 
+    runs_on = set()
+    if topology is not None:
+        runs_on = set(topology.filter(pl.col("relation") == "runs_on").select("source", "target").iter_rows())
     own = stats["spans"].filter(~pl.col("client")).group_by(NAME, OP).agg(pl.col("n").sum())
     ranked = own.sort(["n", OP], descending=[True, False]).group_by(NAME, maintain_order=True).agg(pl.col(OP).head(MAX_OPERATIONS))
     operations = dict(ranked.iter_rows())
@@ -132,6 +136,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         gap=_mean_std(gap_moments, floor=0.25),
         metric_scale=np.stack([mean, std], 1).reshape(-1, 2),
         metric_readings=metrics["n"].to_numpy(),
+        deployed=[sorted(index[a] for a, b in runs_on if b == n and a in index) for n in names],
         traced=[n in set(own[NAME].to_list()) for n in names],
     )
 

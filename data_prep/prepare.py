@@ -82,11 +82,11 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     """Everything after reading; writes tables and per-tick signals into `path`, returns the arrays."""
     data = config.data
     frames = tables.frames
-    tick_ns = int(data.tick_seconds * NS)
+    tick_ns = split.tick_ns(data)
     faults = _faults(frames.get("faults"))
     with clock("observe"):
         obs = observations.observe(frames, data.node_level, data.metrics, data.metric_baseline_minutes)
-        segments = split.make_segments(_intervals(frames, faults, data), faults, data)
+        segments = split.make_segments(_intervals(frames, data), faults, data)
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
     with clock("templates"):
@@ -313,11 +313,12 @@ def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
               split.UNCERTAIN: pl.Int64}  # fmt: skip
     if frame is None:
         return pl.DataFrame(schema=schema)
-    frame = frame.with_columns(pl.col(split.UNCERTAIN).fill_null(pl.col(split.START)))
-    return frame.select(list(schema)).sort(split.START, "service_name")
+    # An onset is never uncertain from after its start on.
+    frame = frame.with_columns(pl.min_horizontal(split.UNCERTAIN, split.START).alias(split.UNCERTAIN))
+    return frame.select(list(schema)).sort(split.START, split.END, "service_name", "fault_type")
 
 
-def _intervals(frames, faults: pl.DataFrame, data):
+def _intervals(frames, data):
     """Observed intervals: from the first to the last span or log line (else metric), less the gaps."""
     first, last = [], []
     for names in (("spans", "logs"), ("metrics",)):
@@ -334,8 +335,7 @@ def _intervals(frames, faults: pl.DataFrame, data):
         raise InputError(f"{data.raw_dir} holds no span, log line or metric: there is nothing to window")
     gaps = frames.get("gaps")
     rows = [] if gaps is None else gaps.select(split.START, split.END).rows()
-    intervals = split.observed_intervals(min(first), max(last), rows)
-    return split.cut(intervals, int(data.segment_seconds * NS), faults)
+    return split.observed_intervals(min(first), max(last), rows)
 
 
 def _topology(frame, v: vocabulary.Vocabulary, node_level: str):

@@ -44,6 +44,11 @@ class Windows:
     fault: np.ndarray  # [W] int32, row of the faults table or -1
 
 
+def tick_ns(config) -> int:
+    """A tick in whole nanoseconds."""
+    return round(config.tick_seconds * NS)
+
+
 def observed_intervals(first: int, last: int, gaps) -> list[tuple[int, int]]:
     """What `gaps` (pairs of ns) leave of [first, last], in whole seconds: [(start, end), ...] in ns."""
     first, last = first // NS * NS, (last // NS + 1) * NS
@@ -84,7 +89,7 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     Raises:
         InputError: a protocol that does not exist, or no segment is as long as a window.
     """
-    window_ns = int(config.tick_seconds * config.window_length * NS)
+    window_ns = tick_ns(config) * config.window_length
     cuts = [s for s in cut(intervals, int(config.segment_seconds * NS), faults) if s[1] - s[0] >= window_ns]
     if len(cuts) < 2:
         raise InputError(
@@ -98,20 +103,20 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     part = np.where(test, TEST, FIT).astype(np.int8)
     usable = [g for g in np.flatnonzero(~test) if _has_normal_window(start[g], end[g], faults, config)]
     every = max(2, round(1 / config.calibration_share))
-    part[usable[every // 2 :: every]] = CALIBRATION
+    part[usable[every // 2 :: every] or usable[-1:]] = CALIBRATION
     if not test.any() or len(usable) < 2:
         raise InputError(
-            f"{len(cuts)} segments, {len(usable)} of them with normal training windows, are too few for fitting, calibration "
-            f"and testing (data.train_share {config.train_share}); shorten data.segment_seconds, bring more telemetry, "
-            "or set data.train_on=all"
+            f"{len(cuts)} segments, {len(usable)} of them with normal training windows, are too few for fitting, "
+            f"calibration and testing (data.train_share {config.train_share}); shorten data.segment_seconds, bring more "
+            "telemetry, or set data.train_on=all"
         )
     return Segments(start, end, recording, part)
 
 
 def _has_normal_window(start, end, faults, config) -> bool:
-    tick_ns, length = int(config.tick_seconds * NS), config.window_length
-    first = np.arange(start, end - length * tick_ns + 1, config.stride * tick_ns)
-    return config.train_on == "all" or not _touched(first, first + length * tick_ns, faults).all()
+    tick, length = tick_ns(config), config.window_length
+    first = np.arange(start, end - length * tick + 1, config.stride * tick)
+    return config.train_on == "all" or not _touched(first, first + length * tick, faults).all()
 
 
 def _touched(start, end, faults: pl.DataFrame) -> np.ndarray:
@@ -144,12 +149,15 @@ def label_windows(start, end, faults: pl.DataFrame):
     """
     start, end = np.asarray(start, np.int64), np.asarray(end, np.int64)
     label, fault = np.zeros(len(start), np.int8), np.full(len(start), -1, np.int32)
+    most = np.zeros(len(start), np.int64)  # of two faults in one window, the longer one in it is its fault
     for row, f in enumerate(faults.iter_rows(named=True)):
         touched = (end > f[UNCERTAIN]) & (start < f[END])
         inside = np.minimum(end, f[END]) - np.maximum(start, f[START])
         faulty = inside * 2 >= end - start
         label[touched & (label == 0)] = -1
-        label[faulty], fault[faulty] = 1, row
+        label[faulty] = 1
+        fault[faulty & (inside > most)] = row
+        most = np.where(faulty, np.maximum(most, inside), most)
     return label, fault
 
 
@@ -160,27 +168,28 @@ def make_windows(segments: Segments, faults: pl.DataFrame, config) -> Windows:
     for training or calibration if it touches a known fault (`train_on=normal`) or lies within one window length of
     a segment of a later part (the purge: calibration and test are never next to what was fitted).
     """
-    tick_ns, length = int(config.tick_seconds * NS), config.window_length
+    tick, length = tick_ns(config), config.window_length
     columns = {"segment": [], "offset": []}
     for g in range(len(segments)):
-        ticks = (segments.end[g] - segments.start[g]) // tick_ns
+        ticks = (segments.end[g] - segments.start[g]) // tick
         step = math.gcd(config.stride, config.train_stride) if segments.part[g] == FIT else config.stride
         offset = np.arange(0, ticks - length + 1, step, dtype=np.int32)
         columns["offset"].append(offset)
         columns["segment"].append(np.full(len(offset), g, np.int32))
     segment, offset = (np.concatenate(columns[name]) for name in ("segment", "offset"))
-    start = segments.start[segment] + offset.astype(np.int64) * tick_ns
-    end = start + length * tick_ns
+    start = segments.start[segment] + offset.astype(np.int64) * tick
+    end = start + length * tick
     label, fault = label_windows(start, end, faults)
     part = segments.part[segment].copy()
     if config.train_on == "normal":
         part[_touched(start, end, faults) & (part != TEST)] = UNUSED
     elif config.train_on != "all":
         raise InputError(f"data.train_on={config.train_on!r} is unknown; use normal or all")
-    purge = length * tick_ns
-    for g in range(len(segments)):
-        near = (start < segments.end[g] + purge) & (end > segments.start[g] - purge)
-        part[near & (segments.part[segment] < segments.part[g])] = UNUSED
+    purge = length * tick
+    for g in range(len(segments)):  # windows are in order of time: those near a segment are one slice
+        first = np.searchsorted(end, segments.start[g] - purge, side="right")
+        near = slice(first, np.searchsorted(start, segments.end[g] + purge, side="left"))
+        part[near][segments.part[segment[near]] < segments.part[g]] = UNUSED
     if not (part == FIT).any() or not (part == CALIBRATION).any():
         raise InputError(
             "no window is left to fit or to calibrate on (known faults and the purge between parts take them all); "
@@ -193,7 +202,8 @@ def fit_intervals(windows: Windows) -> list[tuple[int, int, int]]:
     """Time that statistics may be fitted on: unions of overlapping fit windows, as (segment, start ns, end ns)."""
     out = []
     rows = np.flatnonzero(windows.part == FIT)
-    for g, a, b in zip(windows.segment[rows].tolist(), windows.start[rows].tolist(), windows.end[rows].tolist(), strict=True):
+    columns = (windows.segment[rows].tolist(), windows.start[rows].tolist(), windows.end[rows].tolist())
+    for g, a, b in zip(*columns, strict=True):
         if out and out[-1][0] == g and a <= out[-1][2]:
             out[-1] = (g, out[-1][1], b)
         else:

@@ -105,17 +105,14 @@ def _metrics(frame, unit, patterns, baseline_minutes):
     chosen = "^(?:" + "|".join(f"(?:{p})" for p in patterns) + ")$"
     frame = frame.filter(pl.col("metric_name").str.contains(chosen) & pl.col("value").is_finite()).select(
         pl.col("time_unix_nano").alias(TIME), unit, pl.col("metric_name").alias("metric"), "value",
-        pl.col("is_counter").fill_null(False).alias("counter"),
+        pl.col("service_instance_id").alias("instance"), pl.col("is_counter").fill_null(False).alias("counter"),
     )  # fmt: skip
+    gauges = frame.filter(~pl.col("counter")).select(TIME, NAME, "metric", "value")
+    frame = pl.concat([_rates(frame.filter("counter")), gauges])
     # Several instances or readings of one unit at one time: their mean.
-    frame = frame.group_by(TIME, NAME, "metric", maintain_order=True).agg(pl.col("value").mean(), pl.col("counter").any())
+    frame = frame.sort(TIME, NAME, "metric", "value")
+    frame = frame.group_by(TIME, NAME, "metric", maintain_order=True).agg(pl.col("value").mean())
     frame = frame.sort(NAME, "metric", TIME)
-    step = pl.col("value").diff().over(NAME, "metric")
-    seconds = pl.col(TIME).diff().over(NAME, "metric") / 1e9
-    # A counter that falls has been reset: it counts from zero again.
-    rate = pl.when(step < 0).then(pl.col("value")).otherwise(step) / seconds
-    value = pl.when("counter").then(rate).otherwise(pl.col("value"))
-    frame = frame.select(TIME, NAME, "metric", value=value).drop_nulls("value")
     if baseline_minutes:
         # Levels drift over hours and differ between days; what tells is a change against the recent past. Only
         # earlier readings count, and fewer than three of them say nothing.
@@ -124,6 +121,17 @@ def _metrics(frame, unit, patterns, baseline_minutes):
         clock = pl.from_epoch(TIME, "ns").alias("clock")
         frame = frame.with_columns(clock).with_columns(pl.col("value") - baseline).drop_nulls("value").drop("clock")
     return frame.sort(TIME, NAME, "metric")
+
+
+def _rates(counters: pl.DataFrame) -> pl.DataFrame:
+    """What each instance's counters gained a second since their reading before."""
+    keys = [NAME, "instance", "metric"]
+    counters = counters.group_by(*keys, TIME).agg(pl.col("value").max()).sort(*keys, TIME)
+    step = pl.col("value").diff().over(keys)
+    seconds = pl.col(TIME).diff().over(keys) / 1e9
+    # A counter that falls has been reset: it counts from zero again.
+    rate = pl.when(step < 0).then(pl.col("value")).otherwise(step) / seconds
+    return counters.select(TIME, NAME, "metric", value=rate).drop_nulls("value")
 
 
 def _events(frame, unit):

@@ -19,8 +19,8 @@ def stable_hash(text: str) -> int:
 
 
 def tokens(name: str) -> list[str]:
-    """Lower-case words and numbers of a name; camelCase is split."""
-    return re.findall(r"[a-z]+|\d+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+    """Lower-case words and numbers of a name, in any script; camelCase is split."""
+    return re.findall(r"[^\W\d_]+|\d+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
 
 
 def hashed_text(names, dim: int) -> np.ndarray:

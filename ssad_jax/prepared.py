@@ -160,10 +160,12 @@ class Writer:
     """
 
     def __init__(self, directory):
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()  # "." has no name that a sibling could be named after
         self.path = self.directory.with_name(f".{self.directory.name}.partial-{os.getpid()}")
 
     def __enter__(self):
+        if self.directory.exists() and not self.directory.is_dir():
+            raise InputError(f"{self.directory} is a file; name another prepared_dir")
         if self.directory.exists() and not exists(self.directory) and any(self.directory.iterdir()):
             raise InputError(
                 f"{self.directory} exists, is not empty and holds no prepared dataset; name another prepared_dir"

@@ -1,7 +1,7 @@
 """Vocabulary and scaled signals -> event graphs: the nodes of a system, and which edges each window has.
 
-Nodes are the vocabulary in a fixed order (services, log events, metric segments, dependencies, events), present in every
-window: a log line that is missing is a node whose count is zero. Edges are ownership (always), invocation (a
+Nodes are the vocabulary in a fixed order (services, log events, metric segments, dependencies, events), present in
+every window: a log line that is missing is a node whose count is zero. Edges are ownership (always), invocation (a
 dependency that was called in the window) and co-occurrence (two log events, both seen in the window, that coincide in
 ticks more often than their base rates say).
 """
@@ -82,7 +82,7 @@ def cooccurring(together: np.ndarray, num_ticks: int, unit_of_log: np.ndarray) -
 
 
 def make_edges(nodes: Nodes, v: Vocabulary, log_pairs, topology) -> Edges:
-    """Candidate edges; `topology`: (source unit, target unit, relation) of known deployment and dependency."""
+    """Candidate edges, each once; `topology`: (source unit, target unit, relation) of known deployment and dependency."""
     rows = []
     for kind in (LOG, METRIC, EVENT):
         for i in np.flatnonzero(nodes.kind == kind):
@@ -94,6 +94,7 @@ def make_edges(nodes: Nodes, v: Vocabulary, log_pairs, topology) -> Edges:
         rows += [(a, first + d, INVOCATION, d, -1, -1), (first + d, b, INVOCATION, d, -1, -1)]
     first = nodes.first(LOG)
     rows += [(first + i, first + j, COOCCURRENCE, -1, i, j) for i, j in log_pairs]
+    rows = list({(min(a, b), max(a, b), *rest): (a, b, *rest) for a, b, *rest in rows}.values())
     table = np.array(rows, np.int64).reshape(-1, 6)
     return Edges(table[:, :2], table[:, 2].astype(np.int8), table[:, 3], table[:, 4:])
 
@@ -164,7 +165,7 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
 
 
 def _channels_present(nodes: Nodes, v: Vocabulary) -> np.ndarray:
-    """[n, 16] bool: channels that can carry something: only operations that exist, gaps only where a client span shows."""
+    """[n, 16] bool: channels that can carry something: operations that exist, gaps where a client span shows."""
     width = np.array([len(CHANNELS[kind]) for kind in NODE_KINDS])
     present = np.arange(SIGNAL_DIM) < width[nodes.kind][:, None]
     speakers = {u for u, _ in v.logs}

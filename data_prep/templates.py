@@ -55,7 +55,7 @@ class Templates:
         config.parametrize_numeric_tokens = True
         config.profiling_enabled = False
         self._miner = TemplateMiner(None, config)
-        for body in sorted(set(masked_bodies)):
+        for body in sorted(set(masked_bodies) - {""}):
             self._miner.add_log_message(body)
         clusters = sorted(self._miner.drain.clusters, key=lambda c: c.cluster_id)
         self._number = {cluster.cluster_id: i for i, cluster in enumerate(clusters)}

@@ -1,6 +1,7 @@
 """Which nodes a system has: units, operations, templates, metrics, dependencies and events seen in fit time.
 
-Whatever is seen later and is not in the vocabulary counts on the unit's `<other>` slot, or on the unit `<unknown>`.
+An operation or template that is seen later and is not in the vocabulary counts on the unit's `<other>` slot, one of a
+new unit on the unit `<unknown>`; dependencies, metrics and event names that fit time does not have are left out.
 Built from counts that add up over shards of time (`count`, `merge`), so shards can be counted anywhere.
 """
 
@@ -104,12 +105,15 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     names.append(UNKNOWN)
     index = {name: i for i, name in enumerate(names)}
 
-    runs_on = set()
+    deployed = [[] for _ in names]
     if topology is not None:
-        runs_on = set(topology.filter(pl.col("relation") == "runs_on").select("source", "target").iter_rows())
-    own = stats["spans"].filter(~pl.col("client")).group_by(NAME, OP).agg(pl.col("n").sum())
-    ranked = own.sort(["n", OP], descending=[True, False]).group_by(NAME, maintain_order=True).agg(pl.col(OP).head(MAX_OPERATIONS))
-    operations = dict(ranked.iter_rows())
+        runs_on = topology.filter(pl.col("relation") == "runs_on").select("source", "target")
+        for a, b in sorted(set(runs_on.iter_rows())):
+            if a in index and b in index and a != b:
+                deployed[index[b]].append(index[a])
+    own = stats["spans"].filter(~pl.col("client")).sort(NAME, OP)
+    ranked = own.sort(["n", OP], descending=[True, False]).group_by(NAME, maintain_order=True)
+    operations = dict(ranked.agg(pl.col(OP).head(MAX_OPERATIONS)).iter_rows())
     logs = stats["logs"].filter((pl.col("n") >= config.min_template_count) & (pl.col("template") >= 0))
     logs = logs.sort(["n", "template"], descending=[True, False]).group_by(NAME, maintain_order=True)
     kept = dict(logs.agg(pl.col("template").head(config.max_templates_per_service)).iter_rows())
@@ -119,7 +123,6 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], t) for t in sorted(kept.get(name, []))]
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
-    span_moments = stats["spans"].group_by(NAME, OP).agg(pl.col("n", "sum", "square").sum()).sort(NAME, OP)
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=1e-6, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()
@@ -131,13 +134,13 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         metrics=[(index[u], m) for u, m in metrics.select(NAME, "metric").iter_rows()],
         dependencies=[(index[a], index[b]) for a, b in gaps.select("caller", "callee").iter_rows()],
         events=[(index[u], e) for u, e in stats["events"].select(NAME, "event").iter_rows()],
-        self_time=_mean_std(span_moments, floor=0.25),
+        self_time=_mean_std(own.drop("client"), floor=0.25),
         duration=_mean_std(stats["durations"], floor=0.25),
         gap=_mean_std(gap_moments, floor=0.25),
         metric_scale=np.stack([mean, std], 1).reshape(-1, 2),
         metric_readings=metrics["n"].to_numpy(),
-        deployed=[sorted(index[a] for a, b in runs_on if b == n and a in index) for n in names],
-        traced=[n in set(own[NAME].to_list()) for n in names],
+        deployed=deployed,
+        traced=[n in operations for n in names],
     )
 
 

@@ -3,7 +3,7 @@
     python -m ssad_jax.main --config=configs/telemetry.py --config.data.raw_dir=DIR
 
 `DIR` holds `spans`, `logs`, `metrics`, `events`, `topology`, `faults`, `gaps`, whichever there are, with the column
-names of OpenTelemetry; times are nanoseconds since 1970, UTC. What to change first, here or as `--config.data.KEY=VALUE`:
+names of OpenTelemetry; times are nanoseconds since 1970, UTC. What to change first (`--config.data.KEY=VALUE`):
 
     raw_dir       where the tables lie
     tick_seconds  seconds a tick: so long that a busy service serves several calls in it; a window is 20 ticks

@@ -82,7 +82,7 @@ def cooccurring(together: np.ndarray, num_ticks: int, unit_of_log: np.ndarray) -
 
 
 def make_edges(nodes: Nodes, v: Vocabulary, log_pairs, topology) -> Edges:
-    """Candidate edges, each once; `topology`: (source unit, target unit, relation) of known deployment and dependency."""
+    """Candidate edges, each once; `topology`: (source unit, target unit, relation) of deployment and dependency."""
     rows = []
     for kind in (LOG, METRIC, EVENT):
         for i in np.flatnonzero(nodes.kind == kind):

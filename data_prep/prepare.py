@@ -1,7 +1,7 @@
 """The driver: raw telemetry -> telemetry tables -> segments -> templates -> signals -> event graphs -> dataset.
 
-`fit` is a map over shards of time whose partial statistics add up; `transform` is a map over segments. Both run through a
-`concurrent.futures.Executor`, and the result is the same, byte for byte, for any number of workers.
+`fit` is a map over shards of time whose partial statistics add up; `transform` is a map over segments. Both run through
+a `concurrent.futures.Executor`, and the result is the same, byte for byte, for any number of workers.
 """
 
 import contextlib
@@ -90,9 +90,9 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
     with clock("templates"):
-        masked = pl.concat([vocabulary.within({"logs": obs["logs"]}, a, b)["logs"]["masked"].unique() for _, a, b in fit_time])
-        fitted_templates = templates.Templates(masked.drop_nulls().to_list())
         logs = obs["logs"]
+        seen = (logs.filter((pl.col(TIME) >= a) & (pl.col(TIME) < b))["masked"].unique() for _, a, b in fit_time)
+        fitted_templates = templates.Templates(pl.concat(seen).drop_nulls().to_list())
         obs["logs"] = logs.with_columns(template=fitted_templates.assign(logs["masked"])).drop("masked")
     with clock("fit"):
         shards = _write_observations(obs, path / "observations")
@@ -106,23 +106,23 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         together = sum(part[1] for part in parts if part[1] is not None)
         num_ticks = sum(part[2] for part in parts)
         pairs = event_graph.cooccurring(together, num_ticks, np.array([u for u, _ in v.logs]))
-        edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v, data.node_level))
+        edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
     with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
         system = event_graph.make_system(nodes, v, budget, data.mask_units)
         transform = _Transform(v, statistics, edges, budget, data.window_length, str(shards))
         active = np.concatenate(list(executor.map(transform, jobs)))
         edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
-        senders, receivers, edge_kind, n_edge = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
+        padded = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
         attributes, ticks = _gather(shards, jobs, path)
     with clock("write"):
         _write_tables(obs, v, nodes, path / "tables")
         for file in shards.iterdir():
             file.unlink()
         shards.rmdir()
-    recording = segments.recording[windows.segment]
+    parts = [("fit", "calibration", "test")[p] for p in segments.part]
     prepared_windows = Windows(
-        nodes=attributes, senders=senders, receivers=receivers, edge_kind=edge_kind, n_edge=n_edge,
+        nodes=attributes, **dict(zip(("senders", "receivers", "edge_kind", "n_edge"), padded, strict=True)),
         start_unix_nano=windows.start, end_unix_nano=windows.end,
         start_tick=_global_ticks(segments, windows, tick_ns, data.window_length), segment=windows.segment,
         part=windows.part, label=windows.label, fault=windows.fault,
@@ -135,15 +135,16 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
         "warnings": list(tables.warnings),
         "segments": [
-            {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": ("fit", "calibration", "test")[p]}
-            for a, b, r, p in zip(segments.start, segments.end, segments.recording, segments.part, strict=True)
+            {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part}
+            for a, b, r, part in zip(segments.start, segments.end, segments.recording, parts, strict=True)
         ],
         "counts": {
-            "nodes": len(nodes.names), "node_budget": budget, "candidate_edges": len(edges.kind), "edge_budget": edge_slots,
+            "nodes": len(nodes.names), "node_budget": budget,
+            "candidate_edges": len(edges.kind), "edge_budget": edge_slots,
             "windows": len(windows.part), "fit_windows": int((windows.part == split.FIT).sum()),
             "calibration_windows": int((windows.part == split.CALIBRATION).sum()),
             "test_windows": int((windows.part == split.TEST).sum()), "faults": faults.height,
-            "recordings": int(recording.max()) + 1, "ticks": int(ticks),
+            "recordings": int(segments.recording.max()) + 1, "ticks": int(ticks),
             "unseen_templates": int((obs["logs"]["template"] == templates.UNSEEN).sum()),
             "unknown_units": int((~obs["units"]["unit"].is_in(v.units)).sum()),
         },
@@ -218,10 +219,11 @@ class _SegmentJob:
 def _segment_jobs(segments, windows, tick_ns, length) -> list[_SegmentJob]:
     jobs = []
     for g in range(len(segments)):
-        rows = windows.segment == g
-        fit = rows & (windows.part == split.FIT)
+        rows = slice(*np.searchsorted(windows.segment, [g, g + 1]))
+        offsets = windows.offset[rows]
+        fit = offsets[windows.part[rows] == split.FIT]
         ticks = int((segments.end[g] - segments.start[g]) // tick_ns)
-        jobs.append(_SegmentJob(g, int(segments.start[g]), ticks, tick_ns, windows.offset[rows], windows.offset[fit], length))
+        jobs.append(_SegmentJob(g, int(segments.start[g]), ticks, tick_ns, offsets, fit, length))
     return jobs
 
 
@@ -338,7 +340,8 @@ def _intervals(frames, data):
     return split.observed_intervals(min(first), max(last), rows)
 
 
-def _topology(frame, v: vocabulary.Vocabulary, node_level: str):
+def _topology(frame, v: vocabulary.Vocabulary):
+    """(source, target, relation) of the units that the topology names and the vocabulary has."""
     if frame is None:
         return []
     index = {name: i for i, name in enumerate(v.units)}

@@ -1,9 +1,9 @@
 """Window aggregates -> scaled signals and closed-form expectations, by statistics fitted on fit windows.
 
 Counts are in Pearson units, (n - mu) / sqrt(mu + 1), latencies are means and maxima of deviations shrunk by
-sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of what runs on it, and
-of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an exception
-leaves. Of a caller's calls. Of a metric's level: processor time that the work done explains is no fault.
+sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of what runs on it,
+and of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an
+exception leaves. Of a caller's calls. Of a metric's level: processor time that the work done explains is no fault.
 """
 
 import dataclasses
@@ -29,11 +29,11 @@ CHANNELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Moments:
-    """Sums over fit windows; integers in float64, so adding shards in any order gives the same bits."""
+    """Sums over fit windows. Those of counts are exact, those of metrics not: shards are added in their order."""
 
     windows: int
     sums: dict[str, np.ndarray]
-    grams: list[np.ndarray]  # of each unit: products of its regressors and targets, `unit_columns`
+    grams: list[np.ndarray]  # of each unit: products of its regressors, its targets and one
 
     def __add__(self, other):
         return Moments(
@@ -69,8 +69,8 @@ class _Regression:
 
 
 def _regressions(v: Vocabulary) -> list[_Regression]:
-    owners = {"logs": [u for u, _ in v.logs], "calls": [a for a, _ in v.dependencies], "metric_level": [u for u, _ in v.metrics]}
-    owners = {name: np.array(owner, int) for name, owner in owners.items()}
+    nodes = {"logs": v.logs, "calls": v.dependencies, "metric_level": v.metrics}
+    owners = {name: np.array([u for u, _ in pairs], int) for name, pairs in nodes.items()}
     return [
         _Regression([u, *deployed], {name: np.flatnonzero(owners[name] == u) for name in TARGETS})
         for u, deployed in enumerate(v.deployed)
@@ -83,7 +83,8 @@ def moments(windows: dict[str, np.ndarray], vocabulary: Vocabulary) -> Moments:
     total = windows["ops"].sum((1, 2))
     for unit in _regressions(vocabulary):
         targets = [windows[name][:, columns] for name, columns in unit.targets.items()]
-        rows = np.concatenate([unit.regressors(windows, total), *targets, np.ones((len(total), 1))], axis=1, dtype=float)
+        ones = np.ones((len(total), 1))
+        rows = np.concatenate([unit.regressors(windows, total), *targets, ones], axis=1, dtype=float)
         grams.append(rows.T @ rows)
     sums = {name: windows[name].sum(0, dtype=np.float64) for name in COUNTS}
     return Moments(len(windows["ops"]), sums, grams)
@@ -137,7 +138,8 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
     }
     # A metric without a reading has level zero, which nothing needs to explain.
     level = np.where(windows["metric_seen"], expected["metric_level"], 0)
-    context = {"log": expected["logs"][..., None], "dependency": expected["calls"][..., None], "metric": level[..., None]}
+    context = {"log": expected["logs"], "dependency": expected["calls"], "metric": level}
+    context = {kind: values[..., None] for kind, values in context.items()}
     for kind in signal:
         context.setdefault(kind, np.zeros((n, signal[kind].shape[1], 1)))
     clipped = [{k: np.clip(v, -CLIP, CLIP).astype(np.float32) for k, v in part.items()} for part in (signal, context)]

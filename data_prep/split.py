@@ -107,8 +107,8 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     if not test.any() or len(usable) < 2:
         raise InputError(
             f"{len(cuts)} segments, {len(usable)} of them with normal training windows, are too few for fitting, "
-            f"calibration and testing (data.train_share {config.train_share}); shorten data.segment_seconds, bring more "
-            "telemetry, or set data.train_on=all"
+            f"calibration and testing (data.train_share {config.train_share}); shorten data.segment_seconds, bring "
+            "more telemetry, or set data.train_on=all"
         )
     return Segments(start, end, recording, part)
 

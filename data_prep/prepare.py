@@ -32,6 +32,7 @@ from data_prep import (
     vocabulary,
 )
 from data_prep.errors import InputError
+from data_prep.fingerprint import raw_fingerprint
 from data_prep.observations import TIME
 from data_prep.simulate import simulate
 from data_prep.tables import Tables
@@ -130,6 +131,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     manifest = {
         "source": data.source,
         "simulated": dict(config.simulate) if not data.raw_dir else None,
+        "raw_files": raw_fingerprint(data.raw_dir) if data.raw_dir else None,
         "data_config": {k: _plain(x) for k, x in data.items() if k not in PLACES},
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},

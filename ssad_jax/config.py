@@ -71,7 +71,7 @@ def default_config(name: str) -> ConfigDict:
     config.views = ConfigDict({  # the positive view of the contrast (ours)
         "edge_drop": 0.1,  # share of edges
         "attribute_drop": 0.1,  # share of signal entries
-        "tick_jitter": 1,  # ticks; the window before or after, where it is prepared
+        "window_jitter": 1,  # windows; a sequence is shifted by so many at most, where neighbours exist
     })
     config.knowledge = ConfigDict({"path": ""})
     config.optimizer = ConfigDict({

@@ -41,10 +41,11 @@ PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared datas
 UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
 
 
-def evaluate(workdir, prepared_dir=None, step: int | None = None) -> dict:
+def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None) -> dict:
     """Evaluate a checkpoint of `workdir` and write the results there.
 
-    Every process of a run may call it; process 0 alone computes and writes, the others return {}.
+    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`: settings to
+    use instead of the checkpoint's own `config.score` (how scores are made of a trained model may change).
 
     Returns:
         What `evaluation/metrics.json` holds.
@@ -58,6 +59,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None) -> dict:
     restored = checkpoint.restore(workdir / "checkpoints", _abstract_params, step)
     context = restored.context
     config = context.config
+    if score is not None:
+        config.score = score
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     method = methods.get(config.method).create(config, data.system, _knowledge(context.knowledge))

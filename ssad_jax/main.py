@@ -9,9 +9,11 @@ from pathlib import Path
 
 from absl import flags
 
-from data_prep import command, settings
+from data_prep import command
+from data_prep import settings as data_settings
 from data_prep.errors import InputError
-from ssad_jax import prepared
+from data_prep.fingerprint import raw_fingerprint
+from ssad_jax import prepared, settings
 
 CONFIG = command.define_config_flag()
 # evaluate.py, which is imported after the flags are read, defines a flag of the same name for its own command line.
@@ -28,6 +30,7 @@ NOT_PREPARED = {"raw_dir", "prepared_dir", "num_workers", "batch_size"}
 
 def main() -> None:
     config, mode = CONFIG.value, MODE.value
+    settings.check(config)
     workdir = Path(WORKDIR.value or f"runs/{config.name}")
     from ssad_jax import parallel  # jax and what it brings: not needed for --help and bad flags
 
@@ -40,7 +43,7 @@ def main() -> None:
     if mode != "train":
         from ssad_jax.evaluate import evaluate
 
-        evaluate(workdir, prepared_dir=config.data.prepared_dir)
+        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score)
         parallel.any_process(True)  # the others wait for the first, which writes
 
 
@@ -50,7 +53,7 @@ def find_prepared(config, parallel) -> prepared.Prepared:
     Raises:
         InputError: a setting cannot be used, or a dataset is there, but made with other settings.
     """
-    settings.check(config)
+    data_settings.check(config)
     directory = config.data.prepared_dir
     if not prepared.exists(directory) and parallel.is_main():
         from data_prep.prepare import prepare  # with its readers and the simulator
@@ -70,9 +73,14 @@ def differing_settings(config, manifest: dict) -> list[str]:
     """Settings in which a prepared dataset differs from what the config would make."""
     there = {f"data.{k}": v for k, v in manifest.get("data_config", {}).items() if k not in NOT_PREPARED}
     now = {f"data.{k}": _plain(v) for k, v in config.data.items()}
-    if manifest.get("simulated"):
-        if config.data.raw_dir:
+    if config.data.raw_dir:
+        if manifest.get("simulated"):
             return [f"from simulated telemetry, not from raw_dir={config.data.raw_dir}"]
+        if manifest.get("raw_files") not in (None, raw_fingerprint(config.data.raw_dir)):
+            return [f"from other raw files than those in raw_dir={config.data.raw_dir}"]
+    elif config.simulate.hours > 0:
+        if not manifest.get("simulated"):
+            return ["from a raw_dir, which is empty now"]
         there |= {f"simulate.{k}": _plain(v) for k, v in manifest["simulated"].items()}
         now |= {f"simulate.{k}": _plain(v) for k, v in config.simulate.items()}
     return [f"{k}={_plain(v)!r} there, {now.get(k)!r} now" for k, v in sorted(there.items()) if _plain(v) != now.get(k)]

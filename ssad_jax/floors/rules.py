@@ -6,8 +6,8 @@ import numpy as np
 
 from ssad_jax.floors.base import Score, Signals
 
-ERRORS = re.compile(r"error|fail|status|exception|fatal", re.IGNORECASE)
-COUNTS = re.compile(r"count|call|request|span|rate", re.IGNORECASE)
+ERRORS = re.compile(r"error|alert|fail|status|exception|fatal", re.IGNORECASE)
+COUNTS = re.compile(r"count|call|operation|request|span|rate", re.IGNORECASE)
 
 
 def fit_count_rule(fit: Signals, seed: int) -> Score:

@@ -38,7 +38,7 @@ def small_config(**model):
 def without_randomness(config):
     """Masks by unit stay, all else that is drawn goes."""
     config.model.dropout = 0.0
-    config.views.update({"edge_drop": 0.0, "attribute_drop": 0.0, "tick_jitter": 0})
+    config.views.update({"edge_drop": 0.0, "attribute_drop": 0.0, "window_jitter": 0})
     return config
 
 

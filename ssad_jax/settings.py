@@ -1,0 +1,55 @@
+"""Checks of the settings of model, losses, optimiser, training and scores before anything starts. Imports no jax."""
+
+import math
+
+from data_prep.errors import InputError
+
+CHOICES = {
+    "model.propagation": ("auto", "dense", "segment"),
+    "model.precision": ("float32", "bfloat16"),
+    "parallel.mapping": ("pmap", "shard_map"),
+    "score.variant": ("calibrated", "paper"),
+    "score.threshold": ("quantile", "pot"),
+}
+WHOLE = {  # least value
+    "model.hidden_dim": 1, "model.num_graph_layers": 1, "model.num_prototypes": 1, "views.window_jitter": 0,
+    "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "score.batch_runs": 1,
+    "score.bootstrap": 0,
+}  # fmt: skip
+POSITIVE = (
+    "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
+    "score.scale_floor",
+)  # fmt: skip
+AT_LEAST_ZERO = (
+    "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
+    "score.eta",
+)  # fmt: skip
+BELOW_ONE = ("model.dropout", "views.edge_drop", "views.attribute_drop")  # 0 <= x < 1
+INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk")  # 0 < x < 1
+
+
+def check(config) -> None:
+    """Look at every setting outside `config.data` (`data_prep.settings` looks at those).
+
+    Raises:
+        InputError: the first value that cannot be used, with the values that can.
+    """
+    for key, choices in CHOICES.items():
+        _require(config, key, lambda x, choices=choices: x in choices, " or ".join(choices))
+    for key, least in WHOLE.items():
+        _require(config, key, lambda x, least=least: x >= least, f"{least} or more")
+    for key in POSITIVE:
+        _require(config, key, lambda x: 0 < x < math.inf, "a number above 0")
+    for key in AT_LEAST_ZERO:
+        _require(config, key, lambda x: 0 <= x < math.inf, "0 or more")
+    for key in BELOW_ONE:
+        _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
+    for key in INSIDE:
+        _require(config, key, lambda x: 0 < x < 1, "a number between 0 and 1")
+
+
+def _require(config, key: str, accept, remedy: str) -> None:
+    section, name = key.split(".")
+    value = config[section][name]
+    if not accept(value):
+        raise InputError(f"{key}={value!r} cannot be used; set --config.{key} to {remedy}")

@@ -58,7 +58,8 @@ def per_tick(obs: dict[str, pl.DataFrame], vocabulary: Vocabulary, start: int, n
     other = nodes.filter(pl.col("template") < 0).select("u", pl.col("node").alias("other"))
     logs = logs.join(nodes, on=["u", "template"], how="left", maintain_order="left")
     logs = logs.join(other, on="u", how="left", maintain_order="left")
-    logs = logs.with_columns(node=pl.coalesce("node", "other")).drop_nulls("node")
+    # A known unit that never spoke in fit time has no `<other>` of its own: `<unknown>` has the last.
+    logs = logs.with_columns(node=pl.coalesce("node", "other").fill_null(len(v.logs) - 1))
     out["logs"] = shape.sum(logs, logs["node"].to_numpy(), len(v.logs))
 
     calls = units(units(obs["calls"], "caller", "a"), "callee", "b")

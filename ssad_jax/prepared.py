@@ -81,8 +81,8 @@ class Prepared:
     system: System
     windows: Windows
     fit_sequences: np.ndarray  # [Q, S] int32: ids of consecutive windows; -1 masked
-    calibration_runs: np.ndarray  # [R, L] int32: a segment's windows from its start on; -1 at the end
-    test_runs: np.ndarray  # [R, L] int32
+    calibration_runs: np.ndarray  # [R, L] int32: maximal runs of consecutive normal windows; -1 at the end
+    test_runs: np.ndarray  # [R, L] int32: all windows of each test segment
     faults: pl.DataFrame
     manifest: dict
     directory: Path | None

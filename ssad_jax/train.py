@@ -119,12 +119,10 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     knowledge = find_knowledge(config, prepared)
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
     optimizer = make_optimizer(config)
-    state, done = _start(config, method, optimizer, workdir)
+    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {}
+    state, done = _start(config, method, optimizer, rules, workdir)
     first_step = int(state["step"])
-    context = checkpoint.Context(
-        config, prepared.system, prepared.manifest,
-        {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {},
-    )  # fmt: skip
+    context = checkpoint.Context(config, prepared.system, prepared.manifest, rules)
     if parallel.is_main():
         workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
     state = parallel.replicate(state, mesh)
@@ -172,13 +170,21 @@ def find_knowledge(config, prepared: Prepared):
     )
 
 
-def _start(config, method, optimizer, workdir: Path) -> tuple[dict, int]:
+def _start(config, method, optimizer, rules: dict, workdir: Path) -> tuple[dict, int]:
     """Host state and completed epochs: of the newest whole checkpoint, or fresh."""
     directory = workdir / "checkpoints"
     if not checkpoint.steps(directory):
         return jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, config.seed))()), 0
     abstract = jax.eval_shape(lambda: init_state(method.init, optimizer, config.seed))
     found = checkpoint.restore(directory, lambda context: abstract, set_aside=True)
+    before = found.context.knowledge
+    if list(before.get("names", ())) != rules.get("names", []) or not np.array_equal(
+        before.get("keys", ()), rules.get("keys", ())
+    ):
+        raise InputError(
+            f"{config.knowledge.path or 'knowledge.path'} has other rules than the run in {workdir} began with; "
+            "restore the file or name another --workdir"
+        )
     return found.tree, found.epoch
 
 

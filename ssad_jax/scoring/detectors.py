@@ -40,8 +40,6 @@ def score_dataset(score, params, prepared: Prepared, score_config) -> Scored:
         score_runs(score, params, prepared, runs, score_config.batch_runs)
         for runs in (some_fit_runs(prepared), calibration_runs, test_runs)
     )
-    # A calibration run goes on through windows that are not part of the calibration (they touch a known fault).
-    held_out = held_out.take(prepared.windows.part[held_out.window] == 1)
     test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
     run = prepared.windows.segment[held_out.window]
     warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history

@@ -135,7 +135,13 @@ def load(directory) -> Prepared:
     )
     windows = Windows(**{k: arrays[k] for k in ARRAYS["windows"]})
     sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
-    faults = pl.read_parquet(directory / "faults.parquet")
+    try:
+        faults = pl.read_parquet(directory / "faults.parquet")
+    except (OSError, pl.exceptions.PolarsError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{directory / 'faults.parquet'} is damaged ({reason}); delete {directory} and prepare again"
+        ) from None
     return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory)
 
 
@@ -143,6 +149,8 @@ def _read_manifest(path: Path) -> dict:
     try:
         manifest = json.loads(path.read_text())
         version = manifest["schema_version"]
+        if version == SCHEMA_VERSION:
+            _ = [manifest[key] for key in ("files", "node_names", "service_names", "channels")]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {path.parent} and prepare the data again") from None
     if version != SCHEMA_VERSION:

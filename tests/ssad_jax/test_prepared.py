@@ -1,0 +1,121 @@
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from data_prep.errors import InputError
+from ssad_jax import prepared
+from tests.synthetic import make_prepared
+
+
+@pytest.fixture
+def written(tmp_path):
+    data = make_prepared()
+    with prepared.Writer(tmp_path / "set") as writer:
+        (writer.path / "tables").mkdir()
+        (writer.path / "tables/extra.txt").write_text("of another method")
+        writer.finish(data, {"read": 1.0})
+    return data, tmp_path / "set"
+
+
+def test_round_trip(written):
+    data, directory = written
+    got = prepared.load(directory)
+    assert got.directory == directory and prepared.exists(directory)
+    for field in dataclasses.fields(prepared.System):
+        np.testing.assert_array_equal(getattr(got.system, field.name), getattr(data.system, field.name))
+    for field in dataclasses.fields(prepared.Windows):
+        one, two = getattr(got.windows, field.name), getattr(data.windows, field.name)
+        assert one.dtype == two.dtype
+        np.testing.assert_array_equal(one, two)
+    assert isinstance(got.windows.nodes, np.memmap)
+    for name in prepared.ARRAYS["sequences"]:
+        np.testing.assert_array_equal(getattr(got, name), getattr(data, name))
+    assert got.faults.equals(data.faults)
+    assert got.manifest["stride"] == data.manifest["stride"] and len(got.manifest["dataset_hash"]) == 64
+    assert "tables/extra.txt" in got.manifest["files"] and "timings.json" not in got.manifest["files"]
+    assert not [path for path in directory.parent.iterdir() if path != directory]
+
+
+def test_the_hash_is_of_the_content(written, tmp_path):
+    data, directory = written
+    hashes = {prepared.load(directory).manifest["dataset_hash"]}
+    for name, changed in (
+        ("same", data),
+        ("other", dataclasses.replace(data, test_runs=data.test_runs[:1])),
+    ):
+        with prepared.Writer(tmp_path / name) as writer:
+            (writer.path / "tables").mkdir()
+            (writer.path / "tables/extra.txt").write_text("of another method")
+            writer.finish(changed, {"read": 2.0})
+        hashes.add(prepared.load(tmp_path / name).manifest["dataset_hash"])
+    assert len(hashes) == 2
+
+
+def test_nothing_there(tmp_path):
+    for directory in (tmp_path, tmp_path / "nowhere"):
+        assert not prepared.exists(directory)
+        with pytest.raises(InputError, match="holds no prepared dataset"):
+            prepared.load(directory)
+
+
+@pytest.mark.parametrize("name", ["windows/nodes.npy", "system/kind.npy", "sequences/test_runs.npy", "faults.parquet"])
+def test_truncated_and_missing_files(name, written):
+    _, directory = written
+    path = directory / name
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(InputError, match=f"{path.name} is missing or truncated"):
+        prepared.load(directory)
+    path.unlink()
+    with pytest.raises(InputError, match="missing or truncated"):
+        prepared.load(directory)
+
+
+def test_a_file_that_is_no_array(written):
+    _, directory = written
+    path = directory / "windows/label.npy"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(InputError, match="damaged"):
+        prepared.load(directory)
+
+
+def test_labels_that_are_no_table(written):
+    _, directory = written
+    path = directory / "faults.parquet"
+    path.write_bytes(b"x" * path.stat().st_size)
+    with pytest.raises(InputError, match="damaged"):
+        prepared.load(directory)
+
+
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": 1}'])
+def test_damaged_manifest(text, written):
+    _, directory = written
+    (directory / "manifest.json").write_text(text)
+    with pytest.raises(InputError, match="manifest.json is damaged"):
+        prepared.load(directory)
+
+
+def test_another_version(written):
+    _, directory = written
+    path = directory / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
+    with pytest.raises(InputError, match="schema version 0.*prepare the data again"):
+        prepared.load(directory)
+
+
+def test_an_unfinished_dataset_is_not_seen(tmp_path):
+    with pytest.raises(RuntimeError), prepared.Writer(tmp_path / "set") as writer:
+        np.save(writer.path / "half.npy", np.zeros(3))
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_dataset_takes_the_place_of_the_old_whole(written):
+    data, directory = written
+    with prepared.Writer(directory) as writer:
+        assert prepared.load(directory).faults.height == data.faults.height  # until the new one is finished
+        writer.finish(dataclasses.replace(data, faults=data.faults.head(0)), {})
+    assert prepared.load(directory).faults.height == 0 and not (directory / "tables").exists()
+    assert pl.read_parquet(directory / "faults.parquet").columns == data.faults.columns

@@ -85,7 +85,8 @@ def test_the_baseline_is_the_median_of_earlier_readings_only():
 def test_ticks_by_hand():
     spans = [*CALL, span("u", 1, None, "gateway", "GET /", 1500, 1600, kind="SERVER", status_code="ERROR")]
     spans.append(span("v", 1, None, "newcomer", "x", 2500, 2600))
-    logs = [log(0, "order", "saved"), log(2.999, "order", "saved"), log(1, "order", "odd", "WARN"), log(1, "zoo", "odd")]
+    logs = [log(0, "order", "saved"), log(2.999, "order", "saved"), log(1, "order", "odd", "WARN")]
+    logs.append(log(1, "zoo", "odd"))
     obs, _ = fit_vocabulary(observe(spans=spans, logs=logs, events=[event(2, "order", "restart")]), {"saved": 0})
     fit_time = observe(spans=spans[:-1], logs=logs[:-1], events=[event(2, "order", "restart")])
     _, v = fit_vocabulary(fit_time, {"saved": 0})

@@ -107,7 +107,7 @@ def test_labels_by_the_contract():
     fault = faults((20, 30, 60))
     start = np.array([5, 10, 11, 24, 25, 50, 55, 56, 59, 60]) * NS
     label, row = split.label_windows(start, start + 10 * NS, fault)
-    #                        ends before the uncertain onset | reaches into it | half of it after the onset | ... | at the end
+    # Two end before the uncertain onset, two reach into it, three lie half in the fault, two less, one begins after.
     assert label.tolist() == [0, 0, -1, -1, 1, 1, 1, -1, -1, 0]
     assert row.tolist() == [-1, -1, -1, -1, 0, 0, 0, -1, -1, -1]
 

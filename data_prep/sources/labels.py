@@ -8,14 +8,24 @@ from ml_collections import ConfigDict
 from data_prep import tables
 from data_prep.errors import InputError
 
+USUAL = {"faults_path": "faults.csv", "segments_path": "observed_segments.csv"}
+
 
 def attach(found: tables.Tables, config_data: ConfigDict) -> None:
     """Adds `faults` from `faults_path` and `gaps` from `segments_path`, in place of those that `found` may have."""
-    if config_data.faults_path:
-        found.add("faults", [_read(config_data.faults_path, "faults", "faults_path")])
-    if config_data.segments_path:
-        segments, _ = _read(config_data.segments_path, "gaps", "segments_path")
-        add_gaps(found, segments.select("start_time_unix_nano", "end_time_unix_nano").rows(), config_data.segments_path)
+    if path := find(config_data, "faults_path"):
+        found.add("faults", [_read(path, "faults", "faults_path")])
+    if path := find(config_data, "segments_path"):
+        segments, _ = _read(path, "gaps", "segments_path")
+        add_gaps(found, segments.select("start_time_unix_nano", "end_time_unix_nano").rows(), path)
+
+
+def find(config_data: ConfigDict, key: str) -> str:
+    """The file that `key` names; where it names none, the one of the usual name in `raw_dir` or beside it; else ''."""
+    if config_data[key] or config_data.source == "tables":  # a directory of tables has its own
+        return config_data[key]
+    raw = Path(config_data.raw_dir)
+    return next((str(p) for p in (raw / USUAL[key], raw.resolve().parent / USUAL[key]) if p.is_file()), "")
 
 
 def add_gaps(found: tables.Tables, segments: list[tuple[int, int]], file: str) -> None:

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from data_prep import csv_rows, tables
 from data_prep.errors import InputError
+from data_prep.sources import labels
 
 _FILES_A_TASK = 32  # small enough to share out evenly, large enough that sending the rows back costs little
 # `16:42:22.382 INFO  t.s.TravelServiceImpl#532 TraceID: .. SpanID: .. message`: the clock is local time (UTC+8).
@@ -40,12 +41,12 @@ def read(config_data: ConfigDict, executor: Executor | None = None) -> tables.Ta
         )
     if "spans" in found.frames:
         found.frames["spans"] = _with_kinds(found.frames["spans"])
-    if not config_data.segments_path:
+    if not labels.find(config_data, "segments_path"):
         found.warnings.append(
             "traces and logs cover single minutes, but config.data.segments_path is empty: "
             "minutes without them will look like silence"
         )
-    if not config_data.faults_path:
+    if not labels.find(config_data, "faults_path"):
         found.warnings.append("the archive has no usable labels and config.data.faults_path is empty")
     return found
 

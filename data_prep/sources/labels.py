@@ -22,8 +22,9 @@ def attach(found: tables.Tables, config_data: ConfigDict) -> None:
 
 def find(config_data: ConfigDict, key: str) -> str:
     """The file that `key` names; where it names none, the one of the usual name in `raw_dir` or beside it; else ''."""
-    if config_data[key] or config_data.source == "tables":  # a directory of tables has its own
-        return config_data[key]
+    named = getattr(config_data, key)
+    if named or config_data.source == "tables":  # a directory of tables has its own
+        return named
     raw = Path(config_data.raw_dir)
     return next((str(p) for p in (raw / USUAL[key], raw.resolve().parent / USUAL[key]) if p.is_file()), "")
 

@@ -39,7 +39,8 @@ def hashed_text(names, dim: int) -> np.ndarray:
 def laplacian_positions(num_nodes: int, pairs) -> np.ndarray:
     """[num_nodes, 8] first non-trivial eigenvectors of the graph's normalised Laplacian; pairs: undirected (i, j).
 
-    Each vector's sign is fixed by its entry of largest size; isolated nodes lie at zero.
+    An eigenvector has no sign of its own: the one is chosen that makes the sum of its cubes positive, and where that is
+    zero (two halves that mirror one another) the first entry that is not zero. Isolated nodes lie at zero.
     """
     adjacency = np.zeros((num_nodes, num_nodes))
     for i, j in pairs:
@@ -53,8 +54,9 @@ def laplacian_positions(num_nodes: int, pairs) -> np.ndarray:
         return out
     laplacian = np.eye(len(connected)) - (root[:, None] * adjacency * root)[np.ix_(connected, connected)]
     vectors = np.linalg.eigh(laplacian)[1][:, 1 : POSITION_DIM + 1]
-    peak = np.take_along_axis(vectors, np.abs(vectors).argmax(0)[None], axis=0)
-    vectors = vectors * np.where(peak < 0, -1, 1) * np.sqrt(len(connected))
+    skew = (vectors**3).sum(0)
+    first = np.take_along_axis(vectors, (np.abs(vectors) > 1e-6).argmax(0)[None], axis=0)[0]
+    vectors = vectors * np.where(np.where(np.abs(skew) > 1e-6, skew, first) < 0, -1, 1) * np.sqrt(len(connected))
     out[connected, : vectors.shape[1]] = np.round(vectors, 5) / np.sqrt(POSITION_DIM)
     return out
 

@@ -10,7 +10,7 @@ import dataclasses
 
 import numpy as np
 
-from data_prep.signals import NO_CALL
+from data_prep.signals import LAGS, NO_CALL
 from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 
 COUNTS = ("ops", "errors", "alerts", "logs", "calls", "call_errors", "events")
@@ -48,33 +48,44 @@ class Statistics:
     """What scales signals."""
 
     mean: dict[str, np.ndarray]  # of a window's counts
-    coefficients: list[np.ndarray]  # of each unit [regressors, targets], in scaled units
+    coefficients: list[np.ndarray]  # of each regression [regressors, targets], in scaled units
 
 
 @dataclasses.dataclass(frozen=True)
 class _Regression:
-    """What is regressed on what, for one unit: columns of the arrays of counts."""
+    """What is regressed on what: columns of the arrays of counts."""
 
-    units: list[int]  # whose operation counts are the regressors: its own and those of what runs on it
+    units: list[int]  # whose operation counts are the regressors: a unit's own and those of what runs on it
+    lags: int  # regressors are also the counts so many window lengths before
     targets: dict[str, np.ndarray]  # TARGETS -> columns
 
     def regressors(self, values, total: np.ndarray) -> np.ndarray:
         """[n, r]; `total` [n] are the operations of the whole system."""
-        operations = values["ops"][:, self.units]
-        return np.concatenate([operations.reshape(len(total), self.size - 1), total[:, None]], axis=1)
+        operations = [values["ops"], *(values["ops_before"][:, lag] for lag in range(self.lags))]
+        flat = [x[:, self.units].reshape(len(total), len(self.units) * (MAX_OPERATIONS + 1)) for x in operations]
+        return np.concatenate([*flat, total[:, None]], axis=1)
 
     @property
     def size(self) -> int:
-        return len(self.units) * (MAX_OPERATIONS + 1) + 1
+        return (1 + self.lags) * len(self.units) * (MAX_OPERATIONS + 1) + 1
 
 
 def _regressions(v: Vocabulary) -> list[_Regression]:
+    """Two for each unit: its logs and calls on what it does now, its metrics also on what it did before.
+
+    A load average or the memory of a machine is the work of the last minute or two, not only of this window.
+    """
     nodes = {"logs": v.logs, "calls": v.dependencies, "metric_level": v.metrics}
-    owners = {name: np.array([u for u, _ in pairs], int) for name, pairs in nodes.items()}
-    return [
-        _Regression([u, *deployed], {name: np.flatnonzero(owners[name] == u) for name in TARGETS})
-        for u, deployed in enumerate(v.deployed)
-    ]
+    owners = {name: np.array([unit for unit, _ in rows], int) for name, rows in nodes.items()}
+    out = []
+    for u, deployed in enumerate(v.deployed):
+        targets = {name: np.flatnonzero(owners[name] == u) for name in TARGETS}
+        out += [
+            _Regression([u, *deployed], lags, {name: targets[name] for name in names})
+            for lags, names in ((0, ("logs", "calls")), (LAGS, ("metric_level",)))
+            if any(len(targets[name]) for name in names)
+        ]
+    return out
 
 
 def moments(windows: dict[str, np.ndarray], vocabulary: Vocabulary) -> Moments:
@@ -98,7 +109,7 @@ def fit(total: Moments, vocabulary: Vocabulary, ridge: float) -> Statistics:
     for gram, unit in zip(total.grams, _regressions(vocabulary), strict=True):
         mu = gram[-1, :-1] / n  # the last row is the product with one
         scale = np.sqrt(np.maximum(mu, 0) + 1)
-        scale[len(mu) - len(unit.targets["metric_level"]) :] = 1  # levels of metrics are scaled already
+        scale[len(mu) - len(unit.targets.get("metric_level", ())) :] = 1  # levels of metrics are scaled already
         covariance = (gram[:-1, :-1] / n - np.outer(mu, mu)) / np.outer(scale, scale)
         penalised = covariance[: unit.size, : unit.size] + ridge / n * np.eye(unit.size)
         coefficients.append(np.linalg.solve(penalised, covariance[: unit.size, unit.size :]))
@@ -121,7 +132,10 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
     n = len(windows["ops"])
     mu = statistics.mean["ops"].sum() * share
     total = (windows["ops"].sum((1, 2)) - mu) / np.sqrt(mu + 1)
-    expected = _expectations(vocabulary, statistics, pearson | {"metric_level": windows["metric_level"]}, total)
+    mu = statistics.mean["ops"] * share
+    before = (windows["ops_before"] - mu) / np.sqrt(mu + 1)
+    values = pearson | {"metric_level": windows["metric_level"], "ops_before": before}
+    expected = _expectations(vocabulary, statistics, values, total)
     latency = {
         "self": _shrunk(windows["self_n"], windows["self_sum"], windows["self_max"]),
         "gap": _shrunk(windows["gap_n"], windows["gap_sum"], windows["gap_max"]),

@@ -15,6 +15,7 @@ SUMS = ("ops", "errors", "alerts", "self_n", "self_sum", "logs", "calls", "call_
         "dur_sum", "events")  # fmt: skip
 MAXIMA = ("self_max", "gap_max")
 NO_CALL = -50.0  # below any deviation: the maximum of nothing
+LAGS = 2  # windows before a window whose operations may explain its metrics
 METRIC_MAX_AGE_SECONDS = 180.0  # an older reading says nothing about now
 
 
@@ -146,13 +147,20 @@ def _carried_forward(metrics: pl.DataFrame, v: Vocabulary, start, num_ticks, tic
 def aggregate(ticks: dict[str, np.ndarray], length: int, offsets: np.ndarray) -> dict[str, np.ndarray]:
     """Sums and maxima over windows of `length` ticks that begin at `offsets`; metrics as mean level and rise.
 
-    Returns: the same names with the window first, and `metric_level`, `metric_rise`, `metric_seen` [n, M].
+    Returns: the same names with the window first; `ops_before` [n, LAGS, U, operations] (one and two window lengths
+        earlier; where the segment does not reach back so far, as one step later); and `metric_level`, `metric_rise`,
+        `metric_seen` [n, M].
     """
     out = {}
     for name in SUMS:
         total = np.cumsum(ticks[name], axis=0, dtype=np.float64)
         total = np.concatenate([np.zeros_like(total[:1]), total])
         out[name] = (total[offsets + length] - total[offsets]).astype(np.float32)
+        if name == "ops":
+            first = [offsets]
+            for _ in range(LAGS):
+                first.append(np.where(first[-1] >= length, first[-1] - length, first[-1]))
+            out["ops_before"] = np.stack([total[o + length] - total[o] for o in first[1:]], 1).astype(np.float32)
     for name in MAXIMA:
         windows = np.lib.stride_tricks.sliding_window_view(ticks[name], length, axis=0)
         out[name] = windows[offsets].max(-1)

@@ -33,6 +33,7 @@ def make_windows(n, v, seed=0):
     out = {name: np.zeros((n, *widths.get(name, (units,))), np.float32) for name in signals.SUMS + signals.MAXIMA}
     out["ops"][:, 1, 0] = rng.poisson(4, n)
     out["ops"][:, 2, 0] = rng.poisson(6, n)
+    out["ops_before"] = rng.poisson(5, (n, signals.LAGS, units, WIDTH)).astype(np.float32)
     out["logs"][:, 0] = 2 * out["ops"][:, 2, 0]
     out["logs"][:, 1] = rng.poisson(3, n)
     out["calls"][:, 0] = 3 * out["ops"][:, 1, 0]
@@ -125,6 +126,16 @@ def test_metrics_of_a_host_are_expected_from_what_runs_on_it(vocabulary):
     assert np.std(difference) < 0.1 * np.std(signal["metric"][:, 0, 0])
     new["metric_seen"][:] = False
     assert (scaling.scale(new, moved, statistics)[1]["metric"] == 0).all()
+
+
+def test_metrics_also_follow_what_was_done_before(vocabulary):
+    fit, new = make_windows(400, vocabulary), make_windows(100, vocabulary, seed=1)
+    for windows in (fit, new):
+        windows["metric_level"] = 0.2 * windows["ops_before"][:, 1, 2, :1] - 1
+    statistics = scaling.fit(scaling.moments(fit, vocabulary), vocabulary, 3.0)
+    signal, context = scaling.scale(new, vocabulary, statistics)
+    difference = signal["metric"][:, 0, 0] - context["metric"][:, 0, 0]
+    assert np.std(difference) < 0.05 * np.std(signal["metric"][:, 0, 0])
 
 
 def test_a_system_without_logs_calls_metrics_and_events():

@@ -150,3 +150,12 @@ def test_statistics_of_shards_add_up():
     assert whole.keys() == parts.keys() == vocabulary.KEYS.keys()
     for name in whole:
         assert whole[name].equals(parts[name])
+
+
+def test_operations_before_a_window_stop_at_the_segments_start():
+    ticks = {name: np.zeros((7, 1), np.float32) for name in signals.SUMS + signals.MAXIMA}
+    ticks["ops"] = np.arange(1, 8, dtype=np.float32).reshape(7, 1, 1)  # 1 .. 7
+    ticks["metrics"] = np.zeros((7, 0), np.float32)
+    windows = signals.aggregate(ticks, 2, np.array([0, 2, 5]))
+    assert windows["ops"].ravel().tolist() == [3, 7, 13]
+    assert windows["ops_before"].reshape(3, 2).tolist() == [[3, 3], [3, 3], [9, 5]]

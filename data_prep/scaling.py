@@ -65,6 +65,13 @@ class _Regression:
         flat = [x[:, self.units].reshape(len(total), len(self.units) * (MAX_OPERATIONS + 1)) for x in operations]
         return np.concatenate([*flat, total[:, None]], axis=1)
 
+    def scale(self, mean: dict[str, np.ndarray]) -> np.ndarray:
+        """Pearson's root of each regressor and target, from the mean counts; levels of metrics are scaled already."""
+        values = {"ops": mean["ops"][None], "ops_before": np.repeat(mean["ops"][None, None], LAGS, axis=1)}
+        levels = np.zeros(len(self.targets.get("metric_level", ())))
+        targets = [levels if name == "metric_level" else mean[name][c] for name, c in self.targets.items()]
+        return np.sqrt(np.concatenate([self.regressors(values, mean["ops"].sum()[None])[0], *targets]) + 1)
+
     @property
     def size(self) -> int:
         return (1 + self.lags) * len(self.units) * (MAX_OPERATIONS + 1) + 1
@@ -108,8 +115,7 @@ def fit(total: Moments, vocabulary: Vocabulary, ridge: float) -> Statistics:
     coefficients = []
     for gram, unit in zip(total.grams, _regressions(vocabulary), strict=True):
         mu = gram[-1, :-1] / n  # the last row is the product with one
-        scale = np.sqrt(np.maximum(mu, 0) + 1)
-        scale[len(mu) - len(unit.targets.get("metric_level", ())) :] = 1  # levels of metrics are scaled already
+        scale = unit.scale(mean)
         covariance = (gram[:-1, :-1] / n - np.outer(mu, mu)) / np.outer(scale, scale)
         penalised = covariance[: unit.size, : unit.size] + ridge / n * np.eye(unit.size)
         coefficients.append(np.linalg.solve(penalised, covariance[: unit.size, unit.size :]))

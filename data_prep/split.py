@@ -51,7 +51,7 @@ def tick_ns(config) -> int:
 
 def observed_intervals(first: int, last: int, gaps) -> list[tuple[int, int]]:
     """What `gaps` (pairs of ns) leave of [first, last], in whole seconds: [(start, end), ...] in ns."""
-    first, last = first // NS * NS, (last // NS + 1) * NS
+    first, last = first // NS * NS, (last + 1) // NS * NS
     intervals, position = [], first
     for start, end in sorted(gaps):
         if start > position:

@@ -148,12 +148,12 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
 
 
 def masked_log_error(scored: Scored) -> float | None:
-    """Mean squared residual of the log nodes' counts on the calibration windows; None without log nodes.
+    """Mean squared residual of the log nodes' counts on the calibration windows; None without logs in fit time.
 
     Every node was masked when it was predicted: 1 is what the mean of Pearson-scaled counts alone would leave.
     """
     counts = (scored.place.kind == NODE_KINDS.index("log")) & (scored.place.channel == 0)
-    if not counts.any():
+    if counts.sum() < 2:  # lines of unknown services alone
         return None
     return float(np.square(scored.held_out_terms.residual[:, counts], dtype=np.float64).mean())
 

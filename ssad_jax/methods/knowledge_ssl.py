@@ -88,7 +88,9 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         knowledge = knowledge_files.load("", (), (), config.model.num_prototypes)
     layout = Layout.of(system)
     memory_keys = jnp.asarray(knowledge.keys)
-    weights, perturb, window_length = config.loss, config.views, config.data.window_length
+    weights, perturb = config.loss, config.views
+    # Start ticks so far apart share no tick, also where a view is shifted.
+    apart = config.data.window_length + perturb.window_jitter * config.data.stride
     dtype = jnp.dtype(config.model.precision)
     groups = math.ceil(1 / weights.mask_ratio)
     graphdef, abstract = nnx.split(
@@ -162,7 +164,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         recalled, recalled_positive = (model.memory(view.state, memory_keys) for view in (anchor, positive))
         contrast, contrast_count, diagnostics = info_nce(
             embed(model, recalled.state), embed(model, recalled_positive.state), batch.start_tick.reshape(-1),
-            mask.reshape(-1), gather, window_length, weights.temperature,
+            mask.reshape(-1), gather, apart, weights.temperature,
         )  # fmt: skip
         memory, state = model.memory.prototypes(memory_keys), recalled.state.reshape(mask.size, -1)
         assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
@@ -252,7 +254,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         _, _, anchor, positive = two_views(model, batch, keys, training=False)
         z, other = (embed(model, model.memory(view.state, memory_keys).state) for view in (anchor, positive))
         mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
-        negative = is_negative(tick, mask, tick, mask, window_length)
+        negative = is_negative(tick, mask, tick, mask, apart)
         return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
 
     return Method(init, loss, score, pair_distances, knowledge.names)

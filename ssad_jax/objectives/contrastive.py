@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 
 
-def is_negative(start_tick, mask, other_start_tick, other_mask, window_length: int) -> jax.Array:
-    """Pairs [n, m] of windows that both exist and share no tick."""
-    apart = jnp.abs(start_tick[:, None] - other_start_tick[None, :]) >= window_length
-    return apart & mask[:, None] & other_mask[None, :]
+def is_negative(start_tick, mask, other_start_tick, other_mask, apart: int) -> jax.Array:
+    """Pairs [n, m] of windows that both exist and begin at least `apart` ticks from one another."""
+    far = jnp.abs(start_tick[:, None] - other_start_tick[None, :]) >= apart
+    return far & mask[:, None] & other_mask[None, :]
 
 
-def info_nce(anchor, positive, start_tick, mask, gather, window_length: int, temperature: float):
+def info_nce(anchor, positive, start_tick, mask, gather, apart: int, temperature: float):
     """Symmetric InfoNCE (METHOD A; the temperature divides every similarity).
 
     The negatives of a window are the other view's embeddings of the windows of the global batch that exist and do
@@ -20,12 +20,13 @@ def info_nce(anchor, positive, start_tick, mask, gather, window_length: int, tem
         anchor, positive: [n, d], normalised embeddings of this device's windows.
         start_tick: [n] int32, mask: [n] bool.
         gather: x [n, ...] -> [n * devices, ...].
+        apart: ticks between the starts of windows that share none, in either view.
 
     Returns:
         sum over this device's windows, their count, diagnostics {name: (sum, count)}.
     """
     similarity = (anchor * positive).sum(-1)
-    negative = is_negative(start_tick, mask, gather(start_tick), gather(mask), window_length)
+    negative = is_negative(start_tick, mask, gather(start_tick), gather(mask), apart)
 
     def one_way(x, other):
         pairs = x @ other.T  # [n, n * devices]

@@ -32,14 +32,13 @@ from data_prep import (
     vocabulary,
 )
 from data_prep.errors import InputError
-from data_prep.fingerprint import raw_fingerprint
+from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from data_prep.observations import TIME
 from data_prep.simulate import simulate
 from data_prep.tables import Tables
 from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
 
 NS = split.NS
-PLACES = ("raw_dir", "prepared_dir", "num_workers", "batch_size")  # of data settings: do not change what is prepared
 
 
 def prepare(config) -> None:
@@ -130,9 +129,10 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     )  # fmt: skip
     manifest = {
         "source": data.source,
-        "simulated": dict(config.simulate) if not data.raw_dir else None,
+        "simulated": {k: settings.plain(v) for k, v in config.simulate.items()} if not data.raw_dir else None,
         "raw_files": raw_fingerprint(data.raw_dir) if data.raw_dir else None,
-        "data_config": {k: _plain(x) for k, x in data.items() if k not in PLACES},
+        "label_files": label_fingerprints(data) if data.raw_dir else None,
+        "data_config": settings.of_preparation(data),
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
         "warnings": list(tables.warnings),
@@ -396,7 +396,3 @@ def _fitted(v: vocabulary.Vocabulary, statistics: scaling.Statistics) -> dict:
         "self_time": v.self_time.to_dicts(), "duration": v.duration.to_dicts(), "gap": v.gap.to_dicts(),
         "ridge": [np.round(c, 6).tolist() for c in statistics.coefficients],
     }  # fmt: skip
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value

@@ -4,6 +4,8 @@ import polars as pl
 
 from data_prep.errors import InputError
 
+# Of `config.data`: where things lie and how they are batched; they do not change what is prepared.
+PLACES = ("raw_dir", "prepared_dir", "faults_path", "segments_path", "num_workers", "batch_size")
 CHOICES = {
     "on_bad_rows": ("quarantine", "error"),
     "node_level": ("service", "instance"),
@@ -18,6 +20,15 @@ LEAST = {
 }  # fmt: skip
 POSITIVE = ("tick_seconds", "segment_seconds", "recording_gap_hours", "ridge")
 SHARES = ("train_share", "calibration_share")
+
+
+def of_preparation(config_data) -> dict:
+    """The settings that a prepared dataset depends on, as JSON has them (tuples are lists)."""
+    return {key: plain(value) for key, value in config_data.items() if key not in PLACES}
+
+
+def plain(value):
+    return list(value) if isinstance(value, tuple) else value
 
 
 def check(config) -> None:

@@ -74,6 +74,7 @@ class Writer:
             "checksums": {item: _checksum(own) for item, own in items.items()},
             "empty": {item: _empty(own) for item, own in items.items()},
         }
+        document["checksum"] = _document_checksum(document)
         self._manager.save(
             step,
             args=ocp.args.Composite(
@@ -143,6 +144,8 @@ def restore(directory, abstract=None, step: int | None = None, set_aside: bool =
 
 def _read(path: Path, abstract) -> Checkpoint:
     document = _read_item(path / "document", ocp.JsonCheckpointHandler, ocp.args.JsonRestore())
+    if document.pop("checksum") != _document_checksum(document):
+        raise ValueError("its document does not match its checksum")
     arrays = {}
     for item, empty in document["empty"].items():
         found = _read_item(path / item, ocp.StandardCheckpointHandler, ocp.args.StandardRestore())
@@ -198,6 +201,10 @@ def _checksum(arrays: dict[str, np.ndarray]) -> int:
     for name in sorted(arrays):
         total = zlib.crc32(np.ascontiguousarray(arrays[name]).tobytes(), zlib.crc32(name.encode(), total))
     return total
+
+
+def _document_checksum(document: dict) -> int:
+    return zlib.crc32(json.dumps(document, sort_keys=True).encode())
 
 
 def config_to_dict(config: ConfigDict) -> dict:

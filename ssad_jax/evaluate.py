@@ -63,6 +63,12 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None) ->
         config.score = score
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
+    for key in ("tick_seconds", "window_length", "stride"):
+        if data.manifest[key] != context.manifest[key]:
+            raise InputError(
+                f"{data.directory} has {key}={data.manifest[key]}, the checkpoint was trained with "
+                f"{context.manifest[key]}; prepare the data with the same config.data.{key}"
+            )
     method = methods.get(config.method).create(config, data.system, _knowledge(context.knowledge))
     own = data.manifest.get("dataset_hash") == context.manifest.get("dataset_hash")
     facts = {

@@ -12,7 +12,8 @@ from absl import flags
 from data_prep import command
 from data_prep import settings as data_settings
 from data_prep.errors import InputError
-from data_prep.fingerprint import raw_fingerprint
+from data_prep.fingerprint import label_fingerprints, raw_fingerprint
+from data_prep.settings import of_preparation
 from ssad_jax import prepared, settings
 
 CONFIG = command.define_config_flag()
@@ -24,8 +25,6 @@ MODE = flags.DEFINE_enum(
     "mode", "train_and_evaluate", ["train", "evaluate", "train_and_evaluate"], "What to do with the prepared data."
 )
 
-# Keys of config.data that do not change what is prepared; whether raw_dir was given is looked at apart.
-NOT_PREPARED = {"raw_dir", "prepared_dir", "num_workers", "batch_size"}
 
 
 def main() -> None:
@@ -36,6 +35,9 @@ def main() -> None:
 
     parallel.initialize_processes()
     data = find_prepared(config, parallel)
+    from ssad_jax import workdir as workdirs
+
+    workdirs.check(workdir, config, data.manifest["dataset_hash"])
     if mode != "evaluate":
         from ssad_jax.train import train
 
@@ -70,24 +72,24 @@ def find_prepared(config, parallel) -> prepared.Prepared:
 
 
 def differing_settings(config, manifest: dict) -> list[str]:
-    """Settings in which a prepared dataset differs from what the config would make."""
-    there = {f"data.{k}": v for k, v in manifest.get("data_config", {}).items() if k not in NOT_PREPARED}
-    now = {f"data.{k}": _plain(v) for k, v in config.data.items()}
-    if config.data.raw_dir:
-        if manifest.get("simulated"):
-            return [f"from simulated telemetry, not from raw_dir={config.data.raw_dir}"]
-        if manifest.get("raw_files") not in (None, raw_fingerprint(config.data.raw_dir)):
-            return [f"from other raw files than those in raw_dir={config.data.raw_dir}"]
-    elif config.simulate.hours > 0:
-        if not manifest.get("simulated"):
-            return ["from a raw_dir, which is empty now"]
-        there |= {f"simulate.{k}": _plain(v) for k, v in manifest["simulated"].items()}
-        now |= {f"simulate.{k}": _plain(v) for k, v in config.simulate.items()}
-    return [f"{k}={_plain(v)!r} there, {now.get(k)!r} now" for k, v in sorted(there.items()) if _plain(v) != now.get(k)]
-
-
-def _plain(value):
-    return list(value) if isinstance(value, tuple) else value
+    """In what a prepared dataset differs from the one that the config would make."""
+    data = config.data
+    simulated = manifest.get("simulated")
+    prepared_with = {k: v for k, v in manifest.get("data_config", {}).items() if k not in data_settings.PLACES}
+    there, now = ({f"data.{k}": v for k, v in part.items()} for part in (prepared_with, of_preparation(data)))
+    if data.raw_dir and simulated:
+        return [f"from simulated telemetry, not from raw_dir={data.raw_dir}"]
+    if data.raw_dir and Path(data.raw_dir).is_dir() and "raw_files" in manifest:  # else only the prepared data are left
+        if manifest["raw_files"] != raw_fingerprint(data.raw_dir):
+            return [f"from other raw files than those in raw_dir={data.raw_dir}"]
+        there, now = there | manifest["label_files"], now | label_fingerprints(data)
+    if not data.raw_dir and not simulated and config.simulate.hours > 0:
+        return ["from a raw_dir, which is empty now"]
+    if simulated:
+        there |= {f"simulate.{k}": v for k, v in simulated.items()}
+        now |= {f"simulate.{k}": data_settings.plain(v) for k, v in config.simulate.items()}
+    there = {k: data_settings.plain(v) for k, v in there.items()}
+    return [f"{k}={v!r} there, {now.get(k)!r} now" for k, v in sorted(there.items()) if v != now.get(k)]
 
 
 if __name__ == "__main__":

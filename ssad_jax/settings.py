@@ -1,6 +1,7 @@
 """Checks of the settings of model, losses, optimiser, training and scores before anything starts. Imports no jax."""
 
 import math
+from pathlib import Path
 
 from data_prep.errors import InputError
 
@@ -34,6 +35,14 @@ def check(config) -> None:
     Raises:
         InputError: the first value that cannot be used, with the values that can.
     """
+    known = sorted(p.stem for p in Path(__file__).with_name("methods").glob("[a-z]*.py"))
+    if config.method not in known:
+        raise InputError(f"method={config.method!r} is unknown; use {' or '.join(known)}")
+    if config.knowledge.path and not Path(config.knowledge.path).is_file():
+        raise InputError(
+            f"knowledge.path={config.knowledge.path!r} is not a file; start from the directory that it is relative to, "
+            "or set --config.knowledge.path"
+        )
     for key, choices in CHOICES.items():
         _require(config, key, lambda x, choices=choices: x in choices, " or ".join(choices))
     for key, least in WHOLE.items():

@@ -13,6 +13,9 @@ USUAL = {"faults_path": "faults.csv", "segments_path": "observed_segments.csv"}
 
 def attach(found: tables.Tables, config_data: ConfigDict) -> None:
     """Adds `faults` from `faults_path` and `gaps` from `segments_path`, in place of those that `found` may have."""
+    for key in USUAL:
+        if (path := find(config_data, key)) != getattr(config_data, key):
+            found.warnings.append(f"config.data.{key} is empty: {path} is used")
     if path := find(config_data, "faults_path"):
         found.add("faults", [_read(path, "faults", "faults_path")])
     if path := find(config_data, "segments_path"):
@@ -21,9 +24,10 @@ def attach(found: tables.Tables, config_data: ConfigDict) -> None:
 
 
 def find(config_data: ConfigDict, key: str) -> str:
-    """The file that `key` names; where it names none, the one of the usual name in `raw_dir` or beside it; else ''."""
+    """The file that `key` names, else ''. Train Ticket's archive has no labels: there a file of the usual name counts
+    that lies in `raw_dir` or beside it."""
     named = getattr(config_data, key)
-    if named or config_data.source == "tables":  # a directory of tables has its own
+    if named or config_data.source != "nezha":
         return named
     raw = Path(config_data.raw_dir)
     return next((str(p) for p in (raw / USUAL[key], raw.resolve().parent / USUAL[key]) if p.is_file()), "")

@@ -27,6 +27,7 @@ def test_the_usual_name_in_the_raw_directory_or_beside_it(tmp_path):
     assert labels.find(settings(raw), "segments_path") == str(raw / "observed_segments.csv")
 
 
-def test_telemetry_tables_have_their_own(tmp_path):
+def test_other_sources_have_their_own(tmp_path):
     (tmp_path / "faults.csv").write_text("")
     assert labels.find(settings(tmp_path, source="tables"), "faults_path") == ""
+    assert labels.find(settings(tmp_path, source="openstack"), "faults_path") == ""

@@ -59,6 +59,10 @@ def test_train_evaluate_and_refuse_another_config(folder):
     assert other.returncode == 2 and other.stdout == ""
     last = other.stderr.splitlines()[-1]
     assert last.startswith("error: run holds a run of another config: model.hidden_dim (16 there, 8 now)")
+    other = run(
+        folder, "-m", "ssad_jax.main", "--config=toy.py", "--workdir=run", "--mode=evaluate", "--config.seed=7",
+    )  # fmt: skip
+    assert other.returncode == 2 and "another config: seed" in other.stderr
 
 
 @pytest.mark.parametrize("arguments, words", [
@@ -66,7 +70,8 @@ def test_train_evaluate_and_refuse_another_config(folder):
     (["--config=toy.py", "--config.model.hiden_dim=3"], "did you mean 'hidden_dim'?"),
     (["--config=toy.py", "--mode=tran"], "train|evaluate|train_and_evaluate"),
     (["--config=toy.py", "--mode=evaluate", "--workdir=none"], "holds no checkpoint"),
-    (["--config=toy.py", "--config.method=magic", "--workdir=m"], "config.method is 'magic'"),
+    (["--config=toy.py", "--config.knowledge.path=rules.yaml"], "knowledge.path='rules.yaml' is not a file"),
+    (["--config=toy.py", "--config.method=magic", "--workdir=m"], "method='magic' is unknown"),
     (["--config=toy.py", "--config.data.prepared_dir=torn"], "is missing or truncated"),
 ])  # fmt: skip
 def test_bad_input_ends_with_2_and_one_sentence(folder, arguments, words):

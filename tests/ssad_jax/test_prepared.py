@@ -77,7 +77,7 @@ def test_a_file_that_is_no_array(written):
     _, directory = written
     path = directory / "windows/label.npy"
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not as it was written"):
         prepared.load(directory)
 
 
@@ -85,7 +85,7 @@ def test_labels_that_are_no_table(written):
     _, directory = written
     path = directory / "faults.parquet"
     path.write_bytes(b"x" * path.stat().st_size)
-    with pytest.raises(InputError, match="damaged"):
+    with pytest.raises(InputError, match="not as it was written"):
         prepared.load(directory)
 
 

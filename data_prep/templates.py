@@ -5,8 +5,6 @@ bodies only: some thousand strings instead of some hundred thousand lines, and a
 the order of lines nor on how they were split over workers (Drain itself depends on the order it sees).
 """
 
-import hashlib
-
 import polars as pl
 from drain3 import TemplateMiner
 from drain3.template_miner_config import TemplateMinerConfig
@@ -68,7 +66,3 @@ class Templates:
             cluster = self._miner.match(body) if body else None
             numbers[body] = UNSEEN if cluster is None else self._number[cluster.cluster_id]
         return masked_bodies.replace_strict(numbers, default=UNSEEN, return_dtype=pl.Int32)
-
-    def digest(self) -> str:
-        """A hash of the fitted templates."""
-        return hashlib.sha256("\n".join(self.texts).encode()).hexdigest()

@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep import identity
 from data_prep.scaling import CHANNELS
-from data_prep.vocabulary import Vocabulary
+from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
 EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean", "duration, mean"}
@@ -170,12 +170,18 @@ def _channels_present(nodes: Nodes, v: Vocabulary) -> np.ndarray:
     present = np.arange(SIGNAL_DIM) < width[nodes.kind][:, None]
     speakers = {u for u, _ in v.logs}
     for u, (operations, traced) in enumerate(zip(v.operations, v.traced, strict=True)):
-        present[u, 1] = u in speakers
-        present[u, [0, 2, 3, 15]] = traced
-        present[u, 4:15] = np.arange(11) < len(operations)
+        present[u, : width[SERVICE]] = traced
+        present[u, _channel("service", "alerts")] = u in speakers
+        first = _channel("service", "operation 1")
+        present[u, first : first + MAX_OPERATIONS] = np.arange(MAX_OPERATIONS) < len(operations)
     gaps = v.gap["num_gaps"].to_numpy() > 0
-    present[nodes.first(DEPENDENCY) : nodes.first(EVENT), 2:4] &= gaps[:, None]
+    for name in ("net latency, maximum", "net latency, mean"):
+        present[nodes.first(DEPENDENCY) : nodes.first(EVENT), _channel("dependency", name)] &= gaps
     return present
+
+
+def _channel(kind: str, name: str) -> int:
+    return CHANNELS[kind].index(name)
 
 
 def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
@@ -190,6 +196,7 @@ def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
     table = np.array([names[kind] + [False] * (SIGNAL_DIM - len(names[kind])) for kind in NODE_KINDS])
     evidence = table[nodes.kind] & present
     dependencies = nodes.kind == DEPENDENCY
-    evidence[dependencies, 4] &= ~present[dependencies, 3]
+    net, duration = _channel("dependency", "net latency, mean"), _channel("dependency", "duration, mean")
+    evidence[dependencies, duration] &= ~present[dependencies, net]
     evidence[nodes.kind == METRIC] &= (v.metric_readings >= MIN_READINGS)[:, None]
     return evidence

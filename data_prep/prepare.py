@@ -39,6 +39,7 @@ from data_prep.tables import Tables
 from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
 
 NS = split.NS
+EVERYTHING = -1  # the calibration group of segments that are not calibrated on
 
 
 def prepare(config) -> None:
@@ -100,8 +101,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         v = vocabulary.build(vocabulary.merge(list(counts)), obs["units"], frames.get("topology"), data)
         jobs = _segment_jobs(segments, windows, tick_ns, data.window_length)
         parts = list(executor.map(_tick_shard, itertools.repeat(shards), itertools.repeat(v), jobs))
-        moments = [m for m, _, _ in parts if m is not None]
-        statistics = scaling.fit(sum(moments[1:], moments[0]), v, data.ridge)
+        statistics = _statistics([m for m, _, _ in parts], segments.group, v, data)
         nodes = event_graph.make_nodes(v, fitted_templates.texts)
         together = sum(part[1] for part in parts if part[1] is not None)
         num_ticks = sum(part[2] for part in parts)
@@ -111,7 +111,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         budget = padding.node_budget(len(nodes.names))
         system = event_graph.make_system(nodes, v, budget, data.mask_units)
         transform = _Transform(v, statistics, edges, budget, data.window_length, str(shards))
-        active = np.concatenate(list(executor.map(transform, jobs)))
+        active = np.concatenate(list(executor.map(transform, jobs, segments.group.tolist())))
         edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
         padded = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
         attributes, ticks = _gather(shards, jobs, path)
@@ -125,8 +125,10 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         nodes=attributes, **dict(zip(("senders", "receivers", "edge_kind", "n_edge"), padded, strict=True)),
         start_unix_nano=windows.start, end_unix_nano=windows.end,
         start_tick=_global_ticks(segments, windows, tick_ns, data.window_length), segment=windows.segment,
-        part=windows.part, label=windows.label, fault=windows.fault,
+        part=windows.part, group=np.where(windows.part >= 0, segments.group[windows.segment], -1).astype(np.int8),
+        label=windows.label, fault=windows.fault,
     )  # fmt: skip
+    calibration_runs = split.runs(windows, split.FIT if data.calibration_folds else split.CALIBRATION, data.stride)
     manifest = {
         "source": data.source,
         "simulated": {k: settings.plain(v) for k, v in config.simulate.items()} if not data.raw_dir else None,
@@ -137,14 +139,16 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
         "warnings": list(tables.warnings),
         "segments": [
-            {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part}
-            for a, b, r, part in zip(segments.start, segments.end, segments.recording, parts, strict=True)
+            {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part, "group": int(group)}
+            for a, b, r, part, group in zip(
+                segments.start, segments.end, segments.recording, parts, segments.group, strict=True
+            )
         ],
         "counts": {
             "nodes": len(nodes.names), "node_budget": budget,
             "candidate_edges": len(edges.kind), "edge_budget": edge_slots,
             "windows": len(windows.part), "fit_windows": int((windows.part == split.FIT).sum()),
-            "calibration_windows": int((windows.part == split.CALIBRATION).sum()),
+            "calibration_windows": int((calibration_runs >= 0).sum()),
             "test_windows": int((windows.part == split.TEST).sum()), "faults": faults.height,
             "recordings": int(segments.recording.max()) + 1, "ticks": int(ticks),
             "unseen_templates": int((obs["logs"]["template"] == templates.UNSEEN).sum()),
@@ -152,13 +156,13 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         },
         "templates": fitted_templates.texts,
         "operations": dict(zip(v.units, v.operations, strict=True)),
-        "fitted": _fitted(v, statistics),
+        "fitted": _fitted(v, statistics[EVERYTHING]),
         "versions": {name: version(name) for name in ("numpy", "polars", "drain3-improved")},
     }  # fmt: skip
     return Prepared(
         system, prepared_windows,
         split.training_sequences(windows, data.stride, data.train_stride, data.sequence_length),
-        split.runs(windows, split.CALIBRATION, data.stride), split.runs(windows, split.TEST, data.stride),
+        calibration_runs, split.runs(windows, split.TEST, data.stride),
         faults, manifest, None,
     )  # fmt: skip
 
@@ -259,26 +263,45 @@ def _tick_shard(shards: Path, v: vocabulary.Vocabulary, job: _SegmentJob):
     return scaling.moments(signals.aggregate(ticks, job.length, job.fit_offsets), v), together, count
 
 
+def _statistics(moments, group: np.ndarray, v: vocabulary.Vocabulary, data) -> dict[int, scaling.Statistics]:
+    """Fitted on the moments of all segments (EVERYTHING), and on those without each calibration group that takes turns.
+
+    So the expectations in a window that calibrates come from other windows, as those in a test window do.
+    """
+
+    def fit(left_out, mean=None):
+        some = [m for m, g in zip(moments, group, strict=True) if m is not None and (g != left_out or g < 0)]
+        if not some:
+            raise InputError(
+                f"calibration group {left_out} of {data.calibration_folds} holds all windows that can be fitted on; "
+                "lower data.calibration_folds or bring more normal time"
+            )
+        return scaling.fit(sum(some[1:], some[0]), v, data.ridge, mean)
+
+    everything = fit(EVERYTHING)
+    return {EVERYTHING: everything} | {k: fit(k, everything.mean) for k in range(data.calibration_folds)}
+
+
 @dataclasses.dataclass(frozen=True)
 class _Transform:
     """Raw ticks of a segment -> its windows' attributes and its scaled ticks (both written), and its active edges."""
 
     v: vocabulary.Vocabulary
-    statistics: scaling.Statistics
+    statistics: dict[int, scaling.Statistics]  # by calibration group
     edges: event_graph.Edges
     budget: int
     length: int
     shards: str
 
-    def __call__(self, job: _SegmentJob) -> np.ndarray:
-        shards = Path(self.shards)
+    def __call__(self, job: _SegmentJob, group: int) -> np.ndarray:
+        shards, statistics = Path(self.shards), self.statistics.get(group, self.statistics[EVERYTHING])
         with np.load(shards / f"ticks-{job.number}.npz") as file:
             ticks = dict(file)
         windows = signals.aggregate(ticks, self.length, job.offsets)
-        signal, context = scaling.scale(windows, self.v, self.statistics)
+        signal, context = scaling.scale(windows, self.v, statistics)
         np.save(shards / f"nodes-{job.number}.npy", event_graph.node_attributes(signal, context, self.budget))
         single = signals.aggregate(ticks, 1, np.arange(job.num_ticks))
-        signal, context = scaling.scale(single, self.v, self.statistics, share=1 / self.length)
+        signal, context = scaling.scale(single, self.v, statistics, share=1 / self.length)
         scaled = event_graph.node_attributes(signal, context, self.budget)[..., -SIGNAL_DIM:].astype(np.float16)
         np.save(shards / f"scaled-{job.number}.npy", scaled)
         return event_graph.active_edges(self.edges, windows)

@@ -108,10 +108,13 @@ def moments(windows: dict[str, np.ndarray], vocabulary: Vocabulary) -> Moments:
     return Moments(len(windows["ops"]), sums, grams)
 
 
-def fit(total: Moments, vocabulary: Vocabulary, ridge: float) -> Statistics:
-    """Means and ridge coefficients; `ridge` is the penalty in units of windows of unit variance."""
+def fit(total: Moments, vocabulary: Vocabulary, ridge: float, mean: dict[str, np.ndarray] | None = None) -> Statistics:
+    """Means and ridge coefficients; `ridge` is the penalty in units of windows of unit variance.
+
+    `mean`: of a larger set of windows, for coefficients from a part of it that speak in the same units.
+    """
     n = max(total.windows, 1)
-    mean = {name: value / n for name, value in total.sums.items()}
+    mean = mean or {name: value / n for name, value in total.sums.items()}
     coefficients = []
     for gram, unit in zip(total.grams, _regressions(vocabulary), strict=True):
         mu = gram[-1, :-1] / n  # the last row is the product with one

@@ -50,6 +50,10 @@ def check(config) -> None:
     for key in SHARES:
         if not 0 < data[key] < 1:
             raise InputError(f"data.{key}={data[key]} must lie between 0 and 1; set --config.data.{key}")
+    if data.calibration_folds < 0 or data.calibration_folds == 1:
+        raise InputError(
+            f"data.calibration_folds={data.calibration_folds} cannot be used; use 0 (a held-out share) or 2 or more"
+        )
     if data.tick_seconds < 0.001:
         raise InputError(f"data.tick_seconds={data.tick_seconds} is below a millisecond; use 0.001 or more")
     window_seconds = data.tick_seconds * data.window_length

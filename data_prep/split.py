@@ -26,6 +26,7 @@ class Segments:
     end: np.ndarray  # [G] int64 ns, exclusive
     recording: np.ndarray  # [G] int32: recordings are far apart in time
     part: np.ndarray  # [G] int8: FIT, CALIBRATION or TEST
+    group: np.ndarray  # [G] int8: calibration group, -1 none; what judges a group is not fitted on it
 
     def __len__(self):
         return len(self.start)
@@ -84,7 +85,8 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
 
     `chronological`: of each recording, the first `train_share` of the segments train, the rest test. `fold:K`: segment
     i tests if i mod 5 = K. Of the training segments that hold usable windows every n-th is held out for calibration,
-    spread evenly over time. Segments too short for one window are left out.
+    spread evenly over time; with `calibration_folds` all of them are calibrated on instead, in so many groups that take
+    turns (cross-fitting). Segments too short for one window are left out.
 
     Raises:
         InputError: a protocol that does not exist, or no segment is as long as a window.
@@ -102,15 +104,20 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     test = _test_segments(recording, config)
     part = np.where(test, TEST, FIT).astype(np.int8)
     usable = [g for g in np.flatnonzero(~test) if _has_normal_window(start[g], end[g], faults, config)]
-    every = max(2, round(1 / config.calibration_share))
-    part[usable[every // 2 :: every] or usable[-1:]] = CALIBRATION
-    if not test.any() or len(usable) < 2:
+    group = np.full(len(start), -1, np.int8)
+    if config.calibration_folds:
+        group[usable] = np.arange(len(usable)) % config.calibration_folds
+    else:
+        every = max(2, round(1 / config.calibration_share))
+        held_out = usable[every // 2 :: every] or usable[-1:]
+        part[held_out], group[held_out] = CALIBRATION, 0
+    if not test.any() or len(usable) < max(2, config.calibration_folds):
         raise InputError(
             f"{len(cuts)} segments, {len(usable)} of them with normal training windows, are too few for fitting, "
             f"calibration and testing (data.train_share {config.train_share}); shorten data.segment_seconds, bring "
             "more telemetry, or set data.train_on=all"
         )
-    return Segments(start, end, recording, part)
+    return Segments(start, end, recording, part, group)
 
 
 def _has_normal_window(start, end, faults, config) -> bool:
@@ -166,7 +173,8 @@ def make_windows(segments: Segments, faults: pl.DataFrame, config) -> Windows:
 
     Test windows lie `stride` ticks apart, training windows as dense as training sequences need them. A window is UNUSED
     for training or calibration if it touches a known fault (`train_on=normal`) or lies within one window length of
-    a segment of a later part (the purge: calibration and test are never next to what was fitted).
+    a segment of a later part or of another calibration group (the purge: what is judged is never next to what was
+    fitted).
     """
     tick, length = tick_ns(config), config.window_length
     columns = {"segment": [], "offset": []}
@@ -189,8 +197,10 @@ def make_windows(segments: Segments, faults: pl.DataFrame, config) -> Windows:
     for g in range(len(segments)):  # windows are in order of time: those near a segment are one slice
         first = np.searchsorted(end, segments.start[g] - purge, side="right")
         near = slice(first, np.searchsorted(start, segments.end[g] + purge, side="left"))
-        part[near][segments.part[segment[near]] < segments.part[g]] = UNUSED
-    if not (part == FIT).any() or not (part == CALIBRATION).any():
+        theirs, mine = segments.part[segment[near]], segments.part[g]
+        turns = (mine == FIT) & (segments.group[g] >= 0) & (segments.group[segment[near]] != segments.group[g])
+        part[near][(theirs < mine) | ((theirs == FIT) & turns)] = UNUSED
+    if not (part == FIT).any() or not ((part == CALIBRATION).any() or config.calibration_folds):
         raise InputError(
             "no window is left to fit or to calibrate on (known faults and the purge between parts take them all); "
             "bring more normal time, or set data.train_on=all"
@@ -232,8 +242,11 @@ def training_sequences(windows: Windows, stride: int, train_stride: int, length:
 
 
 def runs(windows: Windows, part: int, stride: int) -> np.ndarray:
-    """[R, L] int32: maximal runs of windows of `part` that are `stride` ticks apart; -1 pads the end."""
-    ids = np.flatnonzero(windows.part == part)
+    """[R, L] int32: maximal runs of windows of `part` that are `stride` ticks apart; -1 pads the end.
+
+    Windows between the strides (training windows may be denser) are passed over.
+    """
+    ids = np.flatnonzero((windows.part == part) & (windows.offset % stride == 0))
     follows = (np.diff(windows.segment[ids], prepend=-1) == 0) & (np.diff(windows.offset[ids], prepend=-1) == stride)
     groups = np.split(ids, np.flatnonzero(~follows)[1:])
     out = np.full((len(groups), max(map(len, groups), default=0)), -1, np.int32)

@@ -33,6 +33,7 @@ def default_config(name: str) -> ConfigDict:
         "protocol": "chronological",  # chronological | fold:K (K = 0..4)
         "train_share": 0.6,  # of the segments of a recording, in time order
         "calibration_share": 0.25,  # of the training segments, held out from fitting
+        "calibration_folds": 0,  # K > 1: K groups of training segments take turns instead, one network without each
         "train_on": "normal",  # normal: leave out windows that touch a known fault | all
         "segment_seconds": 600.0,  # continuous time is cut into segments of this length
         "recording_gap_hours": 6.0,  # a longer silence separates recordings

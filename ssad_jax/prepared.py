@@ -26,7 +26,7 @@ import polars as pl
 
 from data_prep.errors import InputError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 IDENTITY_DIM, CONTEXT_DIM, SIGNAL_DIM = 96, 16, 16  # together 128, the paper's input dimension (Table 2)
 NODE_KINDS = ("service", "log", "metric", "dependency", "event")
 EDGE_KINDS = ("invocation", "ownership", "cooccurrence")
@@ -68,12 +68,18 @@ class Windows:
     start_tick: np.ndarray  # [W] int32: windows i, j overlap iff |start_tick_i - start_tick_j| < window_length
     segment: np.ndarray  # [W] int32
     part: np.ndarray  # [W] int8: 0 fit, 1 calibration, 2 test, -1 unused
+    group: np.ndarray  # [W] int8: calibration group: what judges group k is not fitted on it; -1 not calibrated on
     label: np.ndarray  # [W] int8: 1 faulty, 0 normal, -1 null
     fault: np.ndarray  # [W] int32: row of `faults`, -1 none
 
     @property
     def num_windows(self) -> int:
         return len(self.start_tick)
+
+    @property
+    def num_groups(self) -> int:
+        """Calibration groups, and as many networks: one, or one without each of the groups that take turns."""
+        return int(self.group.max(initial=0)) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Prepared:
     system: System
     windows: Windows
     fit_sequences: np.ndarray  # [Q, S] int32: ids of consecutive windows; -1 masked
-    calibration_runs: np.ndarray  # [R, L] int32: maximal runs of consecutive normal windows; -1 at the end
+    calibration_runs: np.ndarray  # [R, L] int32: maximal runs of consecutive normal windows of a group; -1 at the end
     test_runs: np.ndarray  # [R, L] int32: all windows of each test segment
     faults: pl.DataFrame
     manifest: dict

@@ -105,7 +105,7 @@ def make_prepared(
     windows = Windows(
         nodes=nodes, senders=senders, receivers=receivers, edge_kind=edge_kind, n_edge=n_edge,
         start_unix_nano=start, end_unix_nano=start + WINDOW_LENGTH * NS, start_tick=start_tick, segment=segment,
-        part=part, label=faulty.astype(np.int8), fault=fault,
+        part=part, group=np.where(part == 1, 0, -1).astype(np.int8), label=faulty.astype(np.int8), fault=fault,
     )  # fmt: skip
     runs = np.arange(count, dtype=np.int32).reshape(segments, windows_per_segment)
     fit = runs[: segments // 2]

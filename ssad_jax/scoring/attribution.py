@@ -35,7 +35,8 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     """
     blame = np.zeros((len(node_error), len(system.service_names)), np.float32)
     place = {int(k): i for i, k in enumerate(calibration.kinds)}
-    for node in np.flatnonzero(system.node_mask & system.evidence.any(1)):
+    judged = np.isin(system.kind, calibration.kinds)
+    for node in np.flatnonzero(system.node_mask & system.evidence.any(1) & judged):
         i = place[int(system.kind[node])]
         over = np.maximum((node_error[:, node] - calibration.kind_median[i]) / calibration.kind_spread[i], 0.0)
         for service, share in ((system.service[node], 1.0), (system.caller[node], CALLER_SHARE)):

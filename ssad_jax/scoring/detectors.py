@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 
 from ssad_jax.floors import FLOORS, signals
@@ -9,7 +10,7 @@ from ssad_jax.prepared import Prepared
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
-from ssad_jax.scoring.terms import Columns, Terms, columns, score_runs, some_fit_runs
+from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
 from ssad_jax.scoring.thresholds import Threshold, choose_threshold
 
 MOST_FIT_WINDOWS = 4096  # that a floor is fitted on
@@ -27,20 +28,47 @@ class Scored:
     scores: Scores
 
 
-def score_dataset(score, params, prepared: Prepared, score_config) -> Scored:
-    """Score the calibration and the test runs and calibrate; `score` as in `terms.score_runs`.
+def score_dataset(score, params, prepared: Prepared, score_config, own: bool = True) -> Scored:
+    """Score the calibration and the test runs with all networks and calibrate.
+
+    A calibration window is scored by the network that was not fitted on its group, a test window by all of them, whose
+    terms are averaged.
+
+    Args:
+        score: as in `terms.score_runs`.
+        params: of K networks, on a leading axis.
+        own: the networks were trained on this dataset. Otherwise none has seen its groups, and all score everything.
 
     Raises:
         InputError: there are no calibration windows.
     """
     place = columns(prepared.system)
-    num_nodes = len(prepared.system.kind)
     calibration_runs, test_runs = _same_length(prepared.calibration_runs, prepared.test_runs)
-    fit, held_out, test = (
-        score_runs(score, params, prepared, runs, score_config.batch_runs)
-        for runs in (some_fit_runs(prepared), calibration_runs, test_runs)
+    networks = [jax.tree.map(lambda p, k=k: p[k], params) for k in range(len(jax.tree.leaves(params)[0]))]
+
+    def by(network, runs):
+        return score_runs(score, network, prepared, runs, score_config.batch_runs)
+
+    def by_all(runs):
+        return averaged([by(network, runs) for network in networks])
+
+    if own:
+        group = prepared.windows.group[calibration_runs[:, 0]]
+        held_out = joined([by(network, calibration_runs[group == k]) for k, network in enumerate(networks)])
+    else:
+        held_out = by_all(calibration_runs)
+    # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.
+    fit = by_all(some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0])
+    return calibrate(prepared, place, fit, held_out, by_all(test_runs), score_config)
+
+
+def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, test: Terms, score_config) -> Scored:
+    """Calibrate on held-out windows and score the test windows; `fit`: windows that were fitted on, for scales alone."""
+    held_out, test = (
+        terms.take(np.argsort(prepared.windows.start_unix_nano[terms.window], kind="stable"))
+        for terms in (held_out, test)
     )
-    test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
+    num_nodes = len(prepared.system.kind)
     run = prepared.windows.segment[held_out.window]
     warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history
     calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, warm_up, score_config)

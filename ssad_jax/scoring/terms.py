@@ -78,9 +78,21 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
         return Terms(no_ids, no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
-    joined = Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
-    _, unique = np.unique(joined.window, return_index=True)
-    return joined.take(np.sort(unique))
+    whole = joined(parts)
+    _, unique = np.unique(whole.window, return_index=True)
+    return whole.take(np.sort(unique))
+
+
+def joined(parts: list[Terms]) -> Terms:
+    """The windows of all parts, in their order."""
+    return Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
+
+
+def averaged(parts: list[Terms]) -> Terms:
+    """The mean terms of several networks for the same windows; the nearest prototype is the first network's."""
+    names = ("residual", "temporal", "prior", "paper_reconstruction")
+    means = {name: np.mean([getattr(p, name) for p in parts], axis=0, dtype=np.float32) for name in names}
+    return parts[0]._replace(**means)
 
 
 def scorer(method):

@@ -1,0 +1,55 @@
+"""The linear recipe: closed-form expectations, no network.
+
+What a ridge regression on operation counts leaves of the log counts, the net latency of the calls, and (`linear_cpu`)
+what the work done leaves of the processor metrics; each signal in its own normal scale, each kind of node calibrated on
+held-out normal windows, the largest kind is the score. With good signals this recipe is hard to beat: it is the rival
+that a network has to justify itself against.
+"""
+
+import re
+
+import numpy as np
+
+from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
+from ssad_jax.scoring.attribution import observed_signals
+from ssad_jax.scoring.detectors import Scored, calibrate
+from ssad_jax.scoring.terms import Columns, Terms, columns
+
+NET_LATENCY = "net latency, maximum"
+PROCESSOR = re.compile(r"cpu", re.IGNORECASE)
+
+
+def score_linear(prepared: Prepared, score_config, processor: bool = False) -> Scored:
+    """Score a dataset by the recipe; deterministic.
+
+    Args:
+        processor: also use the level of metrics whose name speaks of processors.
+
+    Raises:
+        InputError: there are no calibration windows.
+    """
+    place = _columns(prepared, processor)
+    held_out, test = (_terms(prepared, place, runs) for runs in (prepared.calibration_runs, prepared.test_runs))
+    none = _terms(prepared, place, prepared.test_runs[:0])
+    return calibrate(prepared, place, none, held_out, test, score_config)
+
+
+def _columns(prepared: Prepared, processor: bool) -> Columns:
+    """The residual columns that the recipe looks at."""
+    system, everything = prepared.system, columns(prepared.system)
+    use = np.zeros(len(everything.node), bool)
+    for i, (node, channel, kind) in enumerate(zip(*everything, strict=True)):
+        name = system.channels[NODE_KINDS[kind]][channel]
+        metric = processor and name == "level" and PROCESSOR.search(system.node_names[node]) is not None
+        use[i] = (NODE_KINDS[kind], name) in (("log", "count"), ("dependency", NET_LATENCY)) or metric
+    return Columns(*(a[use] for a in everything))
+
+
+def _terms(prepared: Prepared, place: Columns, runs: np.ndarray) -> Terms:
+    ids = runs[runs >= 0]
+    nodes = prepared.windows.nodes[ids]
+    expected = np.asarray(nodes)[:, place.node, place.channel]
+    residual = observed_signals(nodes, place, CONTEXT_DIM) - expected
+    nothing = np.zeros(len(ids), np.float32)
+    position = np.broadcast_to(np.arange(runs.shape[1]), runs.shape)[runs >= 0]
+    return Terms(ids, position, residual, nothing, nothing, nothing, np.zeros(len(ids), int))

@@ -122,18 +122,34 @@ def load_chunk(prepared: Prepared, chunk: Chunk) -> dict:
     return {"windows": windows, "sequences": sequences}
 
 
-def epoch_order(chunks: list[Chunk], seed: int, epoch: int, batch_size: int) -> list[tuple[int, np.ndarray]]:
-    """What epoch `epoch` visits: (chunk number, example numbers [steps, B] int32), chunk after chunk.
+def example_groups(prepared: Prepared) -> np.ndarray:
+    """[Q] the calibration group of each training example (its windows are all of one segment)."""
+    return prepared.windows.group[prepared.fit_sequences[:, 0]]
 
-    A pure function of its arguments. Every example comes exactly once; the last batch of a chunk is filled
-    with -1 (masked rows), none is dropped.
+
+def epoch_order(
+    chunks: list[Chunk], group: np.ndarray, streams: np.ndarray, epoch: int, batch_size: int
+) -> list[tuple[int, np.ndarray]]:
+    """What epoch `epoch` visits: (chunk number, example numbers [K, steps, B] int32), chunk after chunk.
+
+    A pure function of its arguments. Every example comes exactly once to each of the K networks but those of its
+    group; the last batch of a chunk is filled with -1 (masked rows), none is dropped. A network with fewer batches than
+    others ends with empty ones.
+
+    Args:
+        group: [Q], see `example_groups`.
+        streams: [K, 2] seed and group of each network. Networks of one seed share the order of examples; the order of
+            chunks is the first seed's for all.
     """
-    rng = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+    rngs = {int(seed): np.random.Generator(np.random.Philox(key=[int(seed), epoch])) for seed in streams[:, 0]}
+    sequence = [rng.permutation(len(chunks)) for rng in rngs.values()][0]
     visits = []
-    for number in rng.permutation(len(chunks)):
-        order = rng.permutation(chunks[number].examples)
-        steps = -(-len(order) // batch_size)
-        padded = np.full(steps * batch_size, -1, np.int32)
-        padded[: len(order)] = order
-        visits.append((int(number), padded.reshape(steps, batch_size)))
+    for number in sequence:
+        orders = {seed: rng.permutation(chunks[number].examples) for seed, rng in rngs.items()}
+        own = [orders[int(seed)][group[orders[int(seed)]] != k] for seed, k in streams]
+        steps = max(1, max(-(-len(o) // batch_size) for o in own))
+        padded = np.full((len(streams), steps * batch_size), -1, np.int32)
+        for row, examples in zip(padded, own, strict=True):
+            row[: len(examples)] = examples
+        visits.append((int(number), padded.reshape(len(streams), steps, batch_size)))
     return visits

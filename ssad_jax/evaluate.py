@@ -83,7 +83,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None) ->
 def _abstract_params(context: checkpoint.Context):
     """Shapes of the parameters that a checkpoint's config describes."""
     method = methods.get(context.config.method).create(context.config, context.system, _knowledge(context.knowledge))
-    return {"params": jax.eval_shape(method.init, jax.random.key(0))}
+    of_all = train.streams(0, train.num_networks(context.config))
+    return {"params": jax.eval_shape(lambda: train.init_params(method.init, of_all))}
 
 
 def _knowledge(saved: dict) -> Knowledge | None:
@@ -98,10 +99,11 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     workdir, settings = Path(workdir), config.score
     score = scorer(method)
     _log("scoring")
-    scored = score_dataset(score, params, data, settings)
+    own = facts["trained_on_this_dataset"]
+    scored = score_dataset(score, params, data, settings, own)
     _log(f"scored {len(scored.terms.window)} test windows; scoring the untrained network")
-    fresh = jax.jit(method.init)(jax.random.key(config.seed + UNTRAINED_SEED))
-    untrained = score_dataset(score, fresh, data, settings)
+    fresh = train.init_params(method.init, train.streams(config.seed + UNTRAINED_SEED, train.num_networks(config)))
+    untrained = score_dataset(score, fresh, data, settings, own)
 
     test = test_windows(data.windows, data.faults, scored.terms.window)
     detectors = method_detectors(data, scored, settings)
@@ -146,7 +148,9 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
     output.write_arrays(folder / "calibration.npz", arrays)
     _log("writing the report")
-    pairs = pair_distances(method, params, data, scored.held_out_terms.window, config)
+    first = jax.tree.map(lambda p: p[0], params)
+    held_out = scored.held_out_terms.window
+    pairs = pair_distances(method, first, data, held_out[data.windows.group[held_out] == 0], config)
     write_report(workdir / "report.html", results, data, scored, test, chosen, floors, prototype, pairs)
     print(output.results_table(results))
     print(f"report: {workdir / 'report.html'}")

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from data_prep.errors import InputError
 
 AXIS = "data"
-REPLICATED, SPLIT_COLUMNS = PartitionSpec(), PartitionSpec(None, AXIS)
+REPLICATED, SPLIT_ROWS = PartitionSpec(), PartitionSpec(None, None, AXIS)
 
 
 def initialize_processes(environ=os.environ) -> None:
@@ -79,28 +79,28 @@ def map_epoch(epoch, mesh: Mesh, mapping: str):
         mapping: 'pmap' or 'shard_map'.
 
     Returns:
-        A function of replicated state (donated), replicated dataset, and the whole order [steps, B] int32 as a
-        numpy array; each device gets its own B / devices columns.
+        A function of replicated state (donated), replicated dataset, and the whole order [K, steps, B] int32 as a
+        numpy array; each device gets its own B / devices rows of every batch.
     """
     if mapping == "shard_map":
-        specs = (REPLICATED, REPLICATED, SPLIT_COLUMNS)
+        specs = (REPLICATED, REPLICATED, SPLIT_ROWS)
         mapped = jax.shard_map(epoch, mesh=mesh, in_specs=specs, out_specs=REPLICATED, check_vma=False)
         jitted = jax.jit(mapped, donate_argnums=0)
-        sharding = NamedSharding(mesh, SPLIT_COLUMNS)
+        sharding = NamedSharding(mesh, SPLIT_ROWS)
         return lambda state, dataset, order: jitted(state, dataset, _place(order, sharding))
     if mapping == "pmap":
         devices = list(mesh.devices.flat)
         # pmap does not check out_axes=None: a sum across devices that is left out would go unnoticed here.
         # shard_map's numbers, to which the tests hold these, would differ.
-        mapped = jax.pmap(epoch, AXIS, in_axes=(None, None, 1), out_axes=None, donate_argnums=0, devices=devices)
+        mapped = jax.pmap(epoch, AXIS, in_axes=(None, None, 2), out_axes=None, donate_argnums=0, devices=devices)
         own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
-        return lambda state, dataset, order: mapped(state, dataset, _columns(order, len(devices))[:, own])
+        return lambda state, dataset, order: mapped(state, dataset, _slices(order, len(devices))[:, :, own])
     raise InputError(f"config.parallel.mapping={mapping!r} is not known; use pmap or shard_map")
 
 
-def _columns(order: np.ndarray, parts: int) -> np.ndarray:
-    """[steps, B] -> [steps, parts, B / parts]."""
-    return order.reshape(len(order), parts, -1)
+def _slices(order: np.ndarray, parts: int) -> np.ndarray:
+    """[K, steps, B] -> [K, steps, parts, B / parts]."""
+    return order.reshape(*order.shape[:2], parts, -1)
 
 
 def sum_devices(tree):

@@ -76,11 +76,6 @@ class Windows:
     def num_windows(self) -> int:
         return len(self.start_tick)
 
-    @property
-    def num_groups(self) -> int:
-        """Calibration groups, and as many networks: one, or one without each of the groups that take turns."""
-        return int(self.group.max(initial=0)) + 1
-
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:

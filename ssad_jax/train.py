@@ -1,6 +1,7 @@
 """Training: one compiled call an epoch, checkpoints in the background, exact resume.
 
-State is {'params', 'opt', 'step'}. What an epoch does depends on the state, the prepared dataset and
+K networks are trained at once, each on all training examples but those of its calibration group (K = 1 where a share is
+held out). State is {'params', 'opt', 'step', 'stream'}, each with the networks on a leading axis. What an epoch does depends on the state, the prepared dataset and
 (seed, epoch, step) alone, so that a run which was interrupted and resumed ends with the same bits (on one device)
 as one that was not.
 """
@@ -36,21 +37,23 @@ def make_optimizer(config) -> optax.GradientTransformation:
     )
 
 
-def make_gradient(loss, seed: int):
-    """The per-device gradient: (params, step, dataset, index [B / devices]) -> (gradients, terms), summed over devices.
+def make_gradient(loss):
+    """The per-device gradient of one network, summed over devices.
+
+    (params, stream, step, dataset, index [B / devices]) -> (gradients, terms). Keys come from (stream, step, example),
+    never from the device; `stream` [2] uint32 is the network's own (seed, number).
 
     Args:
         loss: `Method.loss`: (params, batch, keys, gather) -> local sums, local counts, diagnostics (sum, count).
-        seed: of the run; keys come from (seed, step, example), never from the device.
 
     The objective is the sum over terms of (global sum / global count). Its division by the global count happens in
     the local loss, so that the gradients of all devices add up to the gradient of the whole batch however rows and
     masks are spread over devices.
     """
 
-    def gradient(params, step, dataset, index):
+    def gradient(params, stream, step, dataset, index):
         batch = batching.make_batch(dataset["windows"], dataset["sequences"][jnp.maximum(index, 0)], index)
-        key = jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), step)
+        key = jax.random.fold_in(_key(stream), step)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
         def objective(params):
@@ -66,30 +69,67 @@ def make_gradient(loss, seed: int):
     return gradient
 
 
-def make_epoch(loss, optimizer: optax.GradientTransformation, seed: int):
-    """The per-device epoch: (state, dataset, order [steps, B / devices]) -> (state, records stacked over steps).
+def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | None = None):
+    """The per-device epoch: (state, dataset, order [K, steps, B / devices]) -> (state, records [K, steps]).
 
     A record is {name: (sum, count)} of the loss terms and diagnostics, and the norm of the gradient.
-    """
-    gradient = make_gradient(loss, seed)
 
-    def epoch(state, dataset, order):
+    Args:
+        together: the K networks advance together (vmap) instead of one after another within the compiled program. By
+            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower.
+    """
+    gradient = make_gradient(loss)
+    if together is None:
+        together = jax.default_backend() != "cpu"
+
+    def epoch_of_one(state, dataset, order):
         def step(state, index):
-            gradients, terms = gradient(state["params"], state["step"], dataset, index)
+            gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)
             updates, opt = optimizer.update(gradients, state["opt"], state["params"])
             params = optax.apply_updates(state["params"], updates)
-            norm = (optax.tree.norm(gradients), jnp.ones(()))
-            return {"params": params, "opt": opt, "step": state["step"] + 1}, {**terms, "gradient_norm": norm}
+            real = parallel.sum_devices((index >= 0).sum()) > 0  # an empty batch changes nothing
+            norm = (jnp.where(real, optax.tree.norm(gradients), 0), jnp.float32(real))
+            after = {**state, "params": params, "opt": opt, "step": state["step"] + 1}
+            after = jax.tree.map(lambda new, old: jnp.where(real, new, old), after, state)
+            return after, {**terms, "gradient_norm": norm}
 
         return lax.scan(step, state, order)
+
+    def epoch(state, dataset, order):
+        if together:
+            return jax.vmap(epoch_of_one, in_axes=(0, None, 0))(state, dataset, order)
+        return lax.map(lambda own: epoch_of_one(own[0], dataset, own[1]), (state, order))
 
     return epoch
 
 
-def init_state(init, optimizer: optax.GradientTransformation, seed: int) -> dict:
-    """Parameters, optimiser state and step 0; a pure function of the seed."""
-    params = init(jax.random.key(seed, impl="threefry2x32"))
-    return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+def init_state(init, optimizer: optax.GradientTransformation, streams: np.ndarray) -> dict:
+    """Parameters, optimiser state and step 0 of the networks `streams` [K, 2] uint32 (seed, number); a pure function."""
+
+    def of_one(stream):
+        params = init(_key(stream))
+        return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32), "stream": stream}
+
+    return lax.map(of_one, jnp.asarray(streams))
+
+
+def init_params(init, streams: np.ndarray):
+    """Fresh parameters of the networks `streams`, on a leading axis."""
+    return jax.jit(lambda: lax.map(lambda stream: init(_key(stream)), jnp.asarray(streams)))()
+
+
+def num_networks(config) -> int:
+    """One, or one for each calibration group that takes turns."""
+    return max(1, config.data.calibration_folds)
+
+
+def streams(seed: int, count: int) -> np.ndarray:
+    """[K, 2] uint32: what the networks of a run draw from."""
+    return np.stack([np.full(count, seed), np.arange(count)], axis=1).astype(np.uint32)
+
+
+def _key(stream):
+    return jax.random.fold_in(jax.random.key(stream[0], impl="threefry2x32"), stream[1])
 
 
 def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dict:
@@ -120,14 +160,15 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
     optimizer = make_optimizer(config)
     rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {}
-    state, done = _start(config, method, optimizer, rules, workdir)
-    first_step = int(state["step"])
+    own_streams = streams(config.seed, num_networks(config))
+    state, done = _start(config, lambda: init_state(method.init, optimizer, own_streams), rules, workdir)
+    first_step = int(state["step"].max())
     context = checkpoint.Context(config, prepared.system, prepared.manifest, rules)
     if parallel.is_main():
         workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
     state = parallel.replicate(state, mesh)
-    feed = Feed(prepared, config, mesh)
-    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer, config.seed), mesh, config.parallel.mapping)
+    feed = Feed(prepared, config, mesh, own_streams)
+    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
     log = RunLog(workdir, config.train.num_epochs, done, first_step, parallel.is_main())
     with (
         StopSignals() as signals,
@@ -142,7 +183,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
                 state, record = run_epoch(state, dataset, order)
                 prefetch()  # the next chunk moves while this one is computed
                 records.append(parallel.fetch(record))
-            step = int(parallel.fetch(state["step"]))
+            step = int(parallel.fetch(state["step"]).max())
             metrics = summarise(records)
             if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
                 writer.wait()
@@ -160,6 +201,33 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     return state
 
 
+def fit(config, prepared: Prepared, seeds, method, devices=None):
+    """Parameters [seeds, K, ...] of networks trained in memory, all in one compiled program an epoch.
+
+    For comparisons: without workdir, checkpoints and log. `config.seed` is not used; each seed's networks are those of
+    a run with that seed.
+
+    Raises:
+        RuntimeError: a parameter is not finite in the end.
+    """
+    mesh = parallel.make_mesh(devices)
+    parallel.check_batch_size(config.data.batch_size, mesh)
+    count = num_networks(config)
+    own = np.concatenate([streams(seed, count) for seed in seeds])
+    optimizer = make_optimizer(config)
+    state = parallel.replicate(jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))()), mesh)
+    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+    feed = Feed(prepared, config, mesh, own)
+    for epoch in range(config.train.num_epochs):
+        for dataset, order, prefetch in feed.visits(epoch):
+            state, _ = run_epoch(state, dataset, order)
+            prefetch()
+    params = parallel.fetch(state["params"])
+    if not all(np.isfinite(p).all() for p in jax.tree.leaves(params)):
+        raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
+    return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
+
+
 def find_knowledge(config, prepared: Prepared):
     """The knowledge file turned into prototype keys for this system, or None without one."""
     if not config.knowledge.path:
@@ -170,12 +238,12 @@ def find_knowledge(config, prepared: Prepared):
     )
 
 
-def _start(config, method, optimizer, rules: dict, workdir: Path) -> tuple[dict, int]:
+def _start(config, fresh, rules: dict, workdir: Path) -> tuple[dict, int]:
     """Host state and completed epochs: of the newest whole checkpoint, or fresh."""
     directory = workdir / "checkpoints"
     if not checkpoint.steps(directory):
-        return jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, config.seed))()), 0
-    abstract = jax.eval_shape(lambda: init_state(method.init, optimizer, config.seed))
+        return jax.device_get(jax.jit(fresh)()), 0
+    abstract = jax.eval_shape(fresh)
     found = checkpoint.restore(directory, lambda context: abstract, set_aside=True)
     before = found.context.knowledge
     if list(before.get("names", ())) != rules.get("names", []) or not np.array_equal(
@@ -191,21 +259,26 @@ def _start(config, method, optimizer, rules: dict, workdir: Path) -> tuple[dict,
 class Feed:
     """The prepared training windows on the devices: all of them, or chunk by chunk with one chunk ahead."""
 
-    def __init__(self, prepared: Prepared, config, mesh):
-        self._prepared, self._mesh = prepared, mesh
-        self._seed, self._batch_size = config.seed, config.data.batch_size
+    def __init__(self, prepared: Prepared, config, mesh, streams: np.ndarray):
+        self._prepared, self._mesh, self._streams = prepared, mesh, streams
+        self._batch_size = config.data.batch_size
         self._chunks = batching.plan_chunks(prepared, self._batch_size, config.train.resident_megabytes)
         self._loaded = {}
-        self.num_windows = int((prepared.fit_sequences >= 0).sum())  # visited in an epoch, repeats counted
+        self._group = batching.example_groups(prepared)
+        visits = (self._group[:, None] != streams[:, 1].astype(int)).sum(1)
+        # That an epoch visits, repeats counted.
+        self.num_windows = int(((prepared.fit_sequences >= 0).sum(1) * visits).sum())
 
     def visits(self, epoch: int):
-        """Yields (dataset on the devices, order [steps, B] numpy, prefetch) in the epoch's order.
+        """Yields (dataset on the devices, order [K, steps, B] numpy, prefetch) in the epoch's order.
 
         Call `prefetch` after the computation on `dataset` is under way.
         """
-        own = batching.epoch_order(self._chunks, self._seed, epoch, self._batch_size)
-        following = batching.epoch_order(self._chunks, self._seed, epoch + 1, self._batch_size)[:1]
-        for (number, order), (later, _) in zip(own, own[1:] + following, strict=True):
+        own, following = (
+            batching.epoch_order(self._chunks, self._group, self._streams, e, self._batch_size)
+            for e in (epoch, epoch + 1)
+        )
+        for (number, order), (later, _) in zip(own, own[1:] + following[:1], strict=True):
             dataset = self._take(number)
             if later != number:
                 self._loaded = {}
@@ -223,12 +296,13 @@ class Feed:
         place = "resident" if chunks == 1 else f"streamed in {chunks} chunks"
         return (
             f"{examples} sequences ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "
-            f"on {mesh.size} {mesh.devices.flat[0].platform} device(s); epochs {done} of {num_epochs} done"
+            f"on {mesh.size} {mesh.devices.flat[0].platform} device(s), {len(self._streams)} network(s); epochs {done} of "
+            f"{num_epochs} done"
         )
 
 
 def summarise(records: list[dict]) -> dict[str, float]:
-    """Averages of an epoch, from its visits' records {name: (sums [steps], counts [steps])}.
+    """Averages of an epoch, from its visits' records {name: (sums [K, steps], counts [K, steps])}.
 
     Sums and counts are added before they are divided: a padded last batch weighs what it holds. `loss` is the sum of
     the loss terms.
@@ -243,7 +317,7 @@ def summarise(records: list[dict]) -> dict[str, float]:
 
 def _not_finite(records, step: int, epoch: int, workdir: Path) -> str:
     names = [n for n in records[0] if n.startswith("loss/") or n == "gradient_norm"]
-    bad = {n: ~np.isfinite(np.concatenate([r[n][0] for r in records])) for n in names}
+    bad = {n: ~np.isfinite(np.concatenate([r[n][0] for r in records], axis=1)).all(0) for n in names}
     steps = len(next(iter(bad.values())))
     first = min(int(np.argmax(b)) for b in bad.values() if b.any())
     culprits = ", ".join(n for n, b in bad.items() if b[first])

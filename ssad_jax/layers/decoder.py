@@ -25,7 +25,7 @@ SKIP_WIDTH = 64
 
 
 def small(key, shape):
-    """Nearly zero, so that the skip decides at first; not zero, so that what is before it learns from the first step."""
+    """Nearly zero, so that the skip decides at first; not zero, so that all layers learn from the first step."""
     return 1e-3 * jax.random.normal(key, shape)
 
 

@@ -14,6 +14,7 @@ def default_config(name: str) -> ConfigDict:
     config.name = name
     config.seed = 0
     config.method = "knowledge_ssl"
+    config.evaluation_log = ""  # JSON lines file: every evaluation on labelled test windows that are not simulated
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha

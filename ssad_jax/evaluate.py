@@ -16,7 +16,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
-from ssad_jax import checkpoint, methods, metrics, prepared, train
+from ssad_jax import checkpoint, evaluation_log, methods, prepared, resampling, train
 from ssad_jax.knowledge import Knowledge
 from ssad_jax.prepared import NODE_KINDS, Prepared
 from ssad_jax.report.html import write_report
@@ -118,6 +118,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         for group, members in {**detectors, "floors": floors}.items()
     }
     own = blocks["variants"][settings.variant]
+    protocol = data.manifest.get("data_config", {}).get("protocol", "")
+    evaluation_log.append(config, data.manifest, "evaluate", protocol, f"{config.method} ({chosen.name})", own)
     results = {
         **own,
         "method": config.method,
@@ -132,7 +134,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "masked_log_error": masked_log_error(scored),
         "thresholds": _thresholds(scored, settings),
         "paired": {
-            name: metrics.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
+            name: resampling.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
             for name in floors
         },
         **blocks,

@@ -41,7 +41,7 @@ def main() -> None:
     if mode != "train":
         from ssad_jax.evaluate import evaluate
 
-        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score)
+        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score, alerts=config.alerts)
         parallel.any_process(True)  # the others wait for the first, which writes
 
 

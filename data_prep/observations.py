@@ -24,8 +24,9 @@ def observe(
             value itself.
 
     Returns:
-        spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns
-        calls: time, caller, callee, operation, error, gap_ns (null where the client side is unknown), duration_ns
+        spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns, trace_id
+        calls: time, caller, callee, operation, error, gap_ns (null where the client side is unknown), duration_ns,
+            trace_id
         logs: time, unit, masked, alert (bool), and the raw service_name and body
         metrics: time, unit, metric, value
         events: time, unit, event
@@ -75,15 +76,15 @@ def _spans(frame, unit):
         .select(
             TIME, "caller", pl.col(NAME).alias("callee"), OP, error=pl.col("error") | pl.col("client_error"),
             gap_ns=pl.when("is_client").then((pl.col("client_ns") - pl.col("duration_ns")).clip(0)),
-            duration_ns="duration_ns",
+            duration_ns="duration_ns", trace_id="trace_id",
         )
     )  # fmt: skip
     peers = spans.filter(pl.col("peer_service_name").is_not_null() & (pl.col("num_children").fill_null(0) == 0)).select(
         TIME, pl.col(NAME).alias("caller"), pl.col("peer_service_name").alias("callee"), OP, "error",
-        gap_ns=pl.lit(None, pl.Int64), duration_ns="duration_ns",
+        gap_ns=pl.lit(None, pl.Int64), duration_ns="duration_ns", trace_id="trace_id",
     )  # fmt: skip
     client = (pl.col("kind") == "CLIENT").fill_null(False)
-    spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns")
+    spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns", "trace_id")
     calls = pl.concat([served, peers])
     # By every column: joins keep no order, and sums of floats must not depend on it.
     return spans.sort(spans.columns), calls.sort(calls.columns)
@@ -142,9 +143,9 @@ def _events(frame, unit):
 
 SCHEMAS = {
     "spans": {TIME: pl.Int64, NAME: pl.String, OP: pl.String, "client": pl.Boolean, "error": pl.Boolean,
-              "self_ns": pl.Int64, "duration_ns": pl.Int64},
+              "self_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String},
     "calls": {TIME: pl.Int64, "caller": pl.String, "callee": pl.String, OP: pl.String, "error": pl.Boolean,
-              "gap_ns": pl.Int64, "duration_ns": pl.Int64},
+              "gap_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String},
     "logs": {TIME: pl.Int64, NAME: pl.String, "masked": pl.String, "alert": pl.Boolean, "service_name": pl.String,
              "body": pl.String},
     "metrics": {TIME: pl.Int64, NAME: pl.String, "metric": pl.String, "value": pl.Float64},

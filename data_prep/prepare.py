@@ -385,7 +385,7 @@ def _global_ticks(segments, windows, tick_ns, length) -> np.ndarray:
 def _write_observations(obs, directory: Path) -> Path:
     directory.mkdir()
     for name in ("spans", "calls", "logs", "metrics", "events"):
-        frame = obs[name].drop("body", "service_name", strict=False).sort(TIME, maintain_order=True)
+        frame = obs[name].drop("body", "service_name", "trace_id", strict=False).sort(TIME, maintain_order=True)
         frame.write_parquet(directory / f"{name}.parquet", compression="zstd", row_group_size=50_000)
     return directory
 

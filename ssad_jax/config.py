@@ -14,6 +14,7 @@ def default_config(name: str) -> ConfigDict:
     config.name = name
     config.seed = 0
     config.method = "knowledge_ssl"
+    config.evaluation_log = ""  # JSON lines file: every evaluation on labelled test windows that are not simulated
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha
@@ -59,6 +60,7 @@ def default_config(name: str) -> ConfigDict:
         "num_graph_layers": 2,  # Table 2
         "dropout": 0.3,  # Table 2
         "num_prototypes": 32,  # Table 2
+        "skip_init": "expectation",  # expectation | zero: what an untrained network predicts (ours)
         "propagation": "auto",  # auto | dense | segment
         "precision": "float32",
     })
@@ -95,9 +97,19 @@ def default_config(name: str) -> ConfigDict:
         "eta": 1.0,  # prior
         "scale_floor": 0.2,  # smallest normal scale of a residual, in units of the scaled signal
         "batch_runs": 4,  # runs scored at once
-        "threshold": "quantile",
+        "threshold": "quantile",  # quantile | pot | conformal | adaptive
         "quantile": 0.99,
         "pot_risk": 1e-3,
+        "false_alarm_rate": 0.01,  # of normal windows, for the thresholds conformal and adaptive
+        "conformal_windows": "all",  # all | disjoint: which calibration windows conformal p-values rest on
+        "accept_windows": 180,  # window lengths after which the adaptive threshold takes an alarm for the new normal
         "bootstrap": 1000,  # resamplings of segments for the intervals
+    })
+    config.alerts = ConfigDict({  # windows that alert -> alarms
+        "stay_open_rate": 0.05,  # an alarm stays open while windows have a p-value up to this
+        "min_windows": 1,  # alerting windows that an alarm needs
+        "cool_down_seconds": 60.0,  # an alarm that opens so soon after another one is the same
+        "log_lines": 8,  # shown with an alarm
+        "traces": 5,
     })
     return config

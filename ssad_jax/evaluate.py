@@ -2,9 +2,9 @@
 
     python -m ssad_jax.evaluate --workdir=runs/openstack [--step=N] [--prepared_dir=DIR]
 
-Writes evaluation/metrics.json, evaluation/scores.parquet, evaluation/calibration.npz and report.html into the
-workdir and prints a table of results. Nothing here but the figures themselves sees a label: scales, calibration and
-thresholds come from normal training time.
+Writes evaluation/metrics.json, evaluation/scores.parquet, evaluation/alerts.jsonl, evaluation/calibration.npz and
+report.html into the workdir and prints a table of results. Nothing here but the figures themselves sees a label:
+scales, calibration and thresholds come from normal training time.
 """
 
 import sys
@@ -16,23 +16,26 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
-from ssad_jax import checkpoint, methods, metrics, prepared, train
+from ssad_jax import checkpoint, evaluation_log, methods, prepared, resampling, train
 from ssad_jax.knowledge import Knowledge
 from ssad_jax.prepared import NODE_KINDS, Prepared
 from ssad_jax.report.html import write_report
 from ssad_jax.report.pairs import pair_distances
 from ssad_jax.scoring import output
-from ssad_jax.scoring.assess import assess, draws, test_windows
+from ssad_jax.scoring.alarms import alarm_figures, find_alarms
+from ssad_jax.scoring.assess import TestWindows, assess, draws, test_windows
 from ssad_jax.scoring.detectors import (
     Scored,
     floor_detectors,
     make_detector,
     method_detectors,
+    overlap_of,
     score_dataset,
     suspect_lists,
 )
+from ssad_jax.scoring.explain import alert_records
 from ssad_jax.scoring.terms import scorer
-from ssad_jax.scoring.thresholds import pot_threshold, quantile_threshold
+from ssad_jax.scoring.thresholds import METHODS, decide
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a training run.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
@@ -41,11 +44,11 @@ PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared datas
 UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
 
 
-def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None) -> dict:
+def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None) -> dict:
     """Evaluate a checkpoint of `workdir` and write the results there.
 
-    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`: settings to
-    use instead of the checkpoint's own `config.score` (how scores are made of a trained model may change).
+    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`:
+    settings to use instead of the checkpoint's own (how scores and alarms are made of a trained model may change).
 
     Returns:
         What `evaluation/metrics.json` holds.
@@ -61,6 +64,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None) ->
     config = context.config
     if score is not None:
         config.score = score
+    if alerts is not None:
+        config.alerts = alerts
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     for key in ("tick_seconds", "window_length", "stride"):
@@ -120,6 +125,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         for group, members in {**detectors, "floors": floors}.items()
     }
     own = blocks["variants"][settings.variant]
+    protocol = data.manifest.get("data_config", {}).get("protocol", "")
+    evaluation_log.append(config, data.manifest, "evaluate", protocol, f"{config.method} ({chosen.name})", own)
     results = {
         **own,
         "method": config.method,
@@ -132,9 +139,10 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "num_null_windows": int((test.label < 0).sum()),
         "num_calibration_windows": len(scored.held_out_terms.window),
         "masked_log_error": masked_log_error(scored),
-        "thresholds": _thresholds(scored, settings),
+        "thresholds": _thresholds(data, scored, test, config),
+        "alarms": alarm_figures(test, find_alarms(test, chosen, config.alerts), own["normal_hours"]),
         "paired": {
-            name: metrics.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
+            name: resampling.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
             for name in floors
         },
         **blocks,
@@ -145,6 +153,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     folder = workdir / "evaluation"
     output.write_json(folder / "metrics.json", results)
     output.write_frame(folder / "scores.parquet", frame)
+    records = alert_records(data, scored, test, chosen, prototype, config)
+    output.write_json_lines(folder / "alerts.jsonl", records)
     arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
     output.write_arrays(folder / "calibration.npz", arrays)
     _log("writing the report")
@@ -174,19 +184,21 @@ def _untrained_detector(data: Prepared, untrained: Scored, settings):
     return make_detector("untrained", held_out, test, settings, suspect_lists(data, untrained))
 
 
-def _thresholds(scored: Scored, settings) -> dict:
-    scores = getattr(scored.held_out, settings.variant)
-    both = {
-        "quantile": quantile_threshold(scores, settings.quantile),
-        "pot": pot_threshold(scores, settings.pot_risk),
-    }
-    alerts = getattr(scored.scores, settings.variant)
-    return {
-        name: {"threshold": t.value, "method": t.method, "alert_share": float(np.mean(alerts > t.value))}
-        if len(alerts)
-        else {"threshold": t.value, "method": t.method}
-        for name, t in both.items()
-    }
+def _thresholds(data: Prepared, scored: Scored, test: TestWindows, config) -> dict:
+    """What each way to choose the threshold would do with the same scores."""
+    settings, layout = config.score, overlap_of(data, scored)
+    held_out, scores = getattr(scored.held_out, settings.variant), getattr(scored.scores, settings.variant)
+    normal, out = test.label == 0, {}
+    for name in METHODS:
+        with_name = settings.copy_and_resolve_references()
+        with_name.threshold = name
+        decided = decide(held_out, scores, with_name, layout)
+        out[name] = {"threshold": decided.threshold.value, "method": decided.threshold.method}
+        if len(scores):
+            out[name] |= {"alert_share": float(decided.alert.mean())}
+        if normal.any():
+            out[name] |= {"alert_share_of_normal": float(decided.alert[normal].mean())}
+    return out
 
 
 def _log(message: str) -> None:

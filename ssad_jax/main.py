@@ -10,11 +10,8 @@ from pathlib import Path
 from absl import flags
 
 from data_prep import command
-from data_prep import settings as data_settings
-from data_prep.errors import InputError
-from data_prep.fingerprint import label_fingerprints, raw_fingerprint
-from data_prep.settings import of_preparation
-from ssad_jax import prepared, settings
+from ssad_jax import settings
+from ssad_jax.datasets import find_prepared
 
 CONFIG = command.define_config_flag()
 # evaluate.py, which is imported after the flags are read, defines a flag of the same name for its own command line.
@@ -24,7 +21,6 @@ WORKDIR = flags.DEFINE_string(
 MODE = flags.DEFINE_enum(
     "mode", "train_and_evaluate", ["train", "evaluate", "train_and_evaluate"], "What to do with the prepared data."
 )
-
 
 
 def main() -> None:
@@ -45,51 +41,8 @@ def main() -> None:
     if mode != "train":
         from ssad_jax.evaluate import evaluate
 
-        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score)
+        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score, alerts=config.alerts)
         parallel.any_process(True)  # the others wait for the first, which writes
-
-
-def find_prepared(config, parallel) -> prepared.Prepared:
-    """The prepared dataset that the config names, made by the first process where there is none.
-
-    Raises:
-        InputError: a setting cannot be used, or a dataset is there, but made with other settings.
-    """
-    data_settings.check(config)
-    directory = config.data.prepared_dir
-    if not prepared.exists(directory) and parallel.is_main():
-        from data_prep.prepare import prepare  # with its readers and the simulator
-
-        prepare(config)
-    parallel.any_process(True)  # the others wait for the first
-    data = prepared.load(directory)
-    if differing := differing_settings(config, data.manifest):
-        raise InputError(
-            f"{directory} was prepared with other settings ({', '.join(differing)}); "
-            "delete it or name another --config.data.prepared_dir"
-        )
-    return data
-
-
-def differing_settings(config, manifest: dict) -> list[str]:
-    """In what a prepared dataset differs from the one that the config would make."""
-    data = config.data
-    simulated = manifest.get("simulated")
-    prepared_with = {k: v for k, v in manifest.get("data_config", {}).items() if k not in data_settings.PLACES}
-    there, now = ({f"data.{k}": v for k, v in part.items()} for part in (prepared_with, of_preparation(data)))
-    if data.raw_dir and simulated:
-        return [f"from simulated telemetry, not from raw_dir={data.raw_dir}"]
-    if data.raw_dir and Path(data.raw_dir).is_dir() and "raw_files" in manifest:  # else only the prepared data are left
-        if manifest["raw_files"] != raw_fingerprint(data.raw_dir):
-            return [f"from other raw files than those in raw_dir={data.raw_dir}"]
-        there, now = there | manifest["label_files"], now | label_fingerprints(data)
-    if not data.raw_dir and not simulated and config.simulate.hours > 0:
-        return ["from a raw_dir, which is empty now"]
-    if simulated:
-        there |= {f"simulate.{k}": v for k, v in simulated.items()}
-        now |= {f"simulate.{k}": data_settings.plain(v) for k, v in config.simulate.items()}
-    there = {k: data_settings.plain(v) for k, v in there.items()}
-    return [f"{k}={v!r} there, {now.get(k)!r} now" for k, v in sorted(there.items()) if v != now.get(k)]
 
 
 if __name__ == "__main__":

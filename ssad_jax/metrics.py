@@ -2,7 +2,7 @@
 
 A figure that a data set cannot give (one class only, no windows, a score that is not finite, no faults) is None,
 and a reason goes with it. Event recall, delay and hit rates count the faulty windows of a fault: those of which at
-least half lies in it.
+least half lies in it. Intervals of all of them are in `ssad_jax/resampling.py`.
 """
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 NS = 1_000_000_000
 RANKING = ("auroc", "auprc", "tpr_at_5_percent_fpr")
 ALERTING = ("accuracy", "precision", "recall", "f1", "fpr")
+HIT_RATES = {f"hit_rate_at_{k}": k for k in (1, 3, 5)}
 
 
 def point_metrics(label: np.ndarray, score: np.ndarray, alert: np.ndarray | None) -> tuple[dict, dict]:
@@ -105,68 +106,6 @@ def alert_rates(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def segment_draws(segment: np.ndarray, repeats: int, seed: int = 0) -> np.ndarray:
-    """[repeats, M] how often each window occurs when whole segments are drawn with replacement.
-
-    Windows overlap, and the windows of one fault stand or fall together: resampling windows would give intervals
-    that are far too narrow. A fault never crosses a segment.
-    """
-    ids, inverse = np.unique(segment, return_inverse=True)
-    drawn = np.random.default_rng(seed).integers(0, max(len(ids), 1), (repeats, len(ids)))
-    times = np.zeros((repeats, len(ids)), np.float32)
-    np.add.at(times, (np.arange(repeats)[:, None], drawn), 1.0)
-    return times[:, inverse]
-
-
-def draw_metrics(label, score, alert, segment, repeats: int, seed: int = 0, chunk: int = 100) -> dict[str, np.ndarray]:
-    """Each metric for every resampling of segments: name -> [repeats], nan for a draw of one class only.
-
-    The draws depend on `segment` and `seed` alone: those of two detectors on the same windows are pairs.
-    """
-    use = label >= 0
-    if not use.any() or not repeats:
-        return {}
-    draws = segment_draws(segment[use], repeats, seed)
-    y, s = label[use] == 1, np.asarray(score, np.float64)[use]
-    finite = np.isfinite(s).all()
-    if alert is not None:
-        raised = np.asarray(alert)[use]
-        cells = np.stack([raised & y, raised & ~y, ~raised & y, ~raised & ~y], axis=1)
-    parts = []
-    for first in range(0, repeats, chunk):
-        w = draws[first : first + chunk].astype(np.float64)
-        part = weighted_ranking(y, s, w) if finite else dict.fromkeys(RANKING, np.full(len(w), np.nan))
-        if alert is not None:
-            both = ((w @ y) > 0) & ((w @ ~y) > 0)  # the same draws for every metric
-            part = part | {k: np.where(both, v, np.nan) for k, v in alert_rates(w @ cells).items()}
-        parts.append(part)
-    return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    values = values[np.isfinite(values)]
-    return [float(q) for q in np.quantile(values, [0.025, 0.975])] if len(values) else None
-
-
-def intervals(draws: dict[str, np.ndarray]) -> dict[str, list[float] | None]:
-    """95% intervals of what `draw_metrics` gave: metric -> [low, high], None where no draw has both classes."""
-    return {k: _interval(v) for k, v in draws.items()}
-
-
-def paired_difference(first: dict, first_draws: dict, second: dict, second_draws: dict) -> dict[str, dict]:
-    """`first` minus `second`: metric -> {'difference', 'interval_95'}, for metrics that both have.
-
-    Args: the `point_metrics` of two detectors on the same windows, and their `draw_metrics` under the same seed.
-    """
-    out = {}
-    for k in RANKING + ALERTING:
-        if first[k] is not None and second[k] is not None:
-            drawn = k in first_draws and k in second_draws
-            interval = _interval(first_draws[k] - second_draws[k]) if drawn else None
-            out[k] = {"difference": first[k] - second[k], "interval_95": interval}
-    return out
-
-
 def culprit_ranks(culprits: dict[int, str], fault: np.ndarray, suspects: list[list[str]]) -> dict[int, int | None]:
     """Rank of each fault's culprit after merging its windows' suspect lists by summed reciprocal rank.
 
@@ -185,15 +124,10 @@ def culprit_ranks(culprits: dict[int, str], fault: np.ndarray, suspects: list[li
     return ranks
 
 
-def hit_rates(ranks, repeats: int = 0, seed: int = 0) -> tuple[dict, dict]:
-    """Share of faults with the culprit among the first 1, 3, 5: (rates, 95% intervals over resampled faults)."""
+def hit_rates(ranks) -> dict[str, float | None]:
+    """Share of faults with the culprit among the first 1, 3, 5; `ranks` from 1, None: never suspected."""
     ranks = np.array([np.inf if r is None else r for r in ranks], np.float64)
-    if not len(ranks):
-        return dict.fromkeys([f"hit_rate_at_{k}" for k in (1, 3, 5)]), {}
-    drawn = np.random.default_rng(seed).integers(0, len(ranks), (repeats, len(ranks)))
-    rates = {f"hit_rate_at_{k}": float((ranks <= k).mean()) for k in (1, 3, 5)}
-    intervals = {f"hit_rate_at_{k}": _interval((ranks <= k)[drawn].mean(1)) for k in (1, 3, 5)} if repeats else {}
-    return rates, intervals
+    return {k: float((ranks <= n).mean()) if len(ranks) else None for k, n in HIT_RATES.items()}
 
 
 def event_metrics(fault, onset_unix_nano: dict[int, int], end_unix_nano, alert) -> tuple[dict, dict[int, float | None]]:
@@ -229,21 +163,38 @@ def false_alarms(label, alert, segment, start_unix_nano, end_unix_nano) -> dict:
 
     Returns: false_alarms, normal_hours (the union of the normal windows), false_alarms_per_hour.
     """
+    alarms, hours = (a.sum() for a in alarms_and_hours(label, alert, segment, start_unix_nano, end_unix_nano))
+    return {
+        "false_alarms": int(alarms),
+        "normal_hours": float(hours),
+        "false_alarms_per_hour": float(alarms / hours) if hours > 0 else None,
+    }
+
+
+def alarms_and_hours(label, alert, segment, start_unix_nano, end_unix_nano) -> tuple[np.ndarray, np.ndarray]:
+    """What each window adds to the false alarms and to the hours of normal time: [M] 0 or 1, [M] >= 0."""
     order = np.lexsort((start_unix_nano, segment))
     normal, raised, seg = label[order] == 0, np.asarray(alert)[order], segment[order]
     start, end = start_unix_nano[order], end_unix_nano[order]
     false = normal & raised
     before = np.append(False, false[:-1] & (seg[1:] == seg[:-1])) if len(false) else false
-    alarms = int((false & ~before).sum())
+    alarms, hours = np.zeros(len(order)), np.zeros(len(order))
+    alarms[order] = false & ~before
     start, end, seg = start[normal], end[normal], seg[normal]
-    covered = np.zeros(0, np.int64)
     if len(start):
         same = np.append(False, seg[1:] == seg[:-1])
         previous = np.append(start[0], end[:-1])
-        covered = end - np.where(same, np.maximum(start, previous), start)
-    hours = float(covered.sum()) / NS / 3600
-    return {
-        "false_alarms": alarms,
-        "normal_hours": hours,
-        "false_alarms_per_hour": alarms / hours if hours > 0 else None,
-    }
+        hours[order[normal]] = (end - np.where(same, np.maximum(start, previous), start)) / (NS * 3600)
+    return alarms, hours
+
+
+def point_adjusted(score: np.ndarray, event: np.ndarray) -> np.ndarray:
+    """Scores after point adjustment: each window of an event gets the event's largest score (event [M], -1 none).
+
+    Published figures often use it. It flatters everything: long events are found by chance, and random scores then
+    beat trained models (Kim et al., AAAI 2022). Never quote it without random scores adjusted alike.
+    """
+    out = np.array(score, np.float64)
+    for e in np.unique(event[event >= 0]):
+        out[event == e] = out[event == e].max()
+    return out

@@ -7,15 +7,18 @@ from data_prep.errors import InputError
 
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
+    "model.skip_init": ("expectation", "zero"),
     "model.precision": ("float32", "bfloat16"),
     "parallel.mapping": ("pmap", "shard_map"),
     "score.variant": ("calibrated", "paper"),
-    "score.threshold": ("quantile", "pot"),
+    "score.threshold": ("quantile", "pot", "conformal", "adaptive"),
+    "score.conformal_windows": ("all", "disjoint"),
 }
 WHOLE = {  # least value
     "model.hidden_dim": 1, "model.num_graph_layers": 1, "model.num_prototypes": 1, "views.window_jitter": 0,
     "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "score.batch_runs": 1,
-    "score.bootstrap": 0,
+    "score.bootstrap": 0, "score.accept_windows": 3, "alerts.min_windows": 1, "alerts.log_lines": 0,
+    "alerts.traces": 0,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -23,10 +26,10 @@ POSITIVE = (
 )  # fmt: skip
 AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
-    "score.eta",
+    "score.eta", "alerts.cool_down_seconds",
 )  # fmt: skip
-BELOW_ONE = ("model.dropout", "views.edge_drop", "views.attribute_drop")  # 0 <= x < 1
-INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk")  # 0 < x < 1
+BELOW_ONE = ("alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop")  # 0 <= x < 1
+INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
 
 
 def check(config) -> None:

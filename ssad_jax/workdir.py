@@ -18,9 +18,10 @@ PACKAGES = ("ssad_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "j
 # May change between the runs of one workdir: how long and how often, where things lie, how scores are computed
 # from a trained model, and the mapping (both give the same numbers). The dataset's hash guards the data.
 FREE_KEYS = (
-    "name", "train.num_epochs", "train.checkpoint_every", "train.keep_checkpoints", "train.compilation_cache",
+    "name", "evaluation_log", "train.num_epochs", "train.checkpoint_every", "train.keep_checkpoints",
+    "train.compilation_cache",
     "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
-    "parallel.mapping", "score",
+    "parallel.mapping", "score", "alerts",
 )  # fmt: skip
 
 

@@ -1,10 +1,14 @@
 """f_rec: masked nodes' signals from H^L, the state s and what stays visible of the node.
 
-x_hat = W_out[kind] relu(W_h H^L + W_s s + W_i identity + W_c context + b) + context A[kind] B[kind]
+x_hat = W_out[kind] relu(W_h H^L + W_s s + W_i identity + W_c context + b) + context (I + A[kind] B[kind])
 
-The second part is a linear skip from the context (expectations computed from other nodes). It is a product of two
-matrices, the first random and wide: AdamW moves each entry by at most the learning rate a step, so a single matrix
-would need 1 / 5e-4 = 2,000 steps to pass an expectation through, and the product needs tens.
+The second part is a linear skip from the context: channel c of the context is the closed-form expectation of channel c
+of the signal, zero where there is none. B and W_out start at (nearly) zero, so that an untrained network predicts the
+expectation, and training only has to improve on it. `skip_init` "zero" leaves out I: then it has to be learned.
+
+The learned part is a product of two matrices, the first random and wide: AdamW moves each entry by at most the learning
+rate a step, so a single matrix would need 1 / 5e-4 = 2,000 steps to pass an expectation through, and the product needs
+tens.
 """
 
 import jax
@@ -13,6 +17,7 @@ from flax import nnx
 
 from ssad_jax.layers.graph_encoder import INPUT_CLIP, KindLinear
 from ssad_jax.layers.layout import Layout
+from ssad_jax.objectives.reconstruction import clip_target
 from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM
 
 WIDTH = 128  # hidden units of the decoder
@@ -20,12 +25,15 @@ SKIP_WIDTH = 64
 
 
 def small(key, shape):
-    """Nearly zero, so that an untrained decoder predicts nearly zero; not zero, so that it depends on its input."""
-    return 0.02 * jax.random.normal(key, shape)
+    """Nearly zero, so that the skip decides at first; not zero, so that all layers learn from the first step."""
+    return 1e-3 * jax.random.normal(key, shape)
 
 
 class Decoder(nnx.Module):
-    def __init__(self, hidden: int, *, rngs: nnx.Rngs):
+    """skip_init: 'expectation' or 'zero', what the skip is before training."""
+
+    def __init__(self, hidden: int, skip_init: str, *, rngs: nnx.Rngs):
+        self.skip_init = skip_init
         self.of_nodes = nnx.Linear(hidden, WIDTH, rngs=rngs)
         self.of_state = nnx.Linear(hidden, WIDTH, use_bias=False, rngs=rngs)
         self.of_identity = nnx.Linear(IDENTITY_DIM, WIDTH, use_bias=False, rngs=rngs)
@@ -36,7 +44,7 @@ class Decoder(nnx.Module):
 
     def __call__(self, h, s, context, layout: Layout) -> jax.Array:
         """h [B, S, n, H], s [B, S, H], context [B, S, n, 16] -> predicted signal [B, S, n, 16] float32."""
-        context = jnp.clip(context, -INPUT_CLIP, INPUT_CLIP)
+        expectation, context = clip_target(context), jnp.clip(context, -INPUT_CLIP, INPUT_CLIP)
         of_identity = jnp.asarray(layout.identity, h.dtype) @ self.of_identity.kernel[...].astype(h.dtype)
         hidden = h @ self.of_nodes.kernel[...].astype(h.dtype)
         hidden = hidden + self.of_context(context.astype(h.dtype), layout)
@@ -44,5 +52,7 @@ class Decoder(nnx.Module):
         hidden = jax.nn.relu(hidden + of_identity[None, None])
         # The two matrices of the skip are multiplied first: [kinds, 16, 16].
         skip = self.skip_in[...] @ self.skip_out[...]
-        through = jnp.concatenate([context[..., a:b, :] @ skip[k] for k, a, b in layout.slices], axis=-2)
+        if self.skip_init == "expectation":
+            skip = skip + jnp.eye(CONTEXT_DIM, SIGNAL_DIM)[None]
+        through = jnp.concatenate([expectation[..., a:b, :] @ skip[k] for k, a, b in layout.slices], axis=-2)
         return self.out(hidden, layout).astype(jnp.float32) + through

@@ -64,7 +64,7 @@ class Network(nnx.Module):
         hidden = model.hidden_dim
         self.encoder = GraphEncoder(hidden, model.num_graph_layers, model.dropout, rngs=rngs)
         self.temporal = Temporal(hidden, hidden, rngs=rngs)
-        self.decoder = Decoder(hidden, rngs=rngs)
+        self.decoder = Decoder(hidden, model.skip_init, rngs=rngs)
         self.memory = KnowledgeMemory(knowledge_files.KEY_DIM, num_prototypes, hidden, rngs=rngs)
         self.embedding = nnx.Linear(hidden, EMBEDDING_DIM, rngs=rngs)
 

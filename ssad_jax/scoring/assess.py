@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import polars as pl
 
-from ssad_jax import metrics
+from ssad_jax import metrics, resampling
+from ssad_jax.vus import vus_pr
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,11 @@ class TestWindows:
     faults: pl.DataFrame
 
     @property
+    def fault_rows(self) -> list[int]:
+        """The faults that have a faulty window."""
+        return [int(f) for f in np.unique(self.fault[self.fault >= 0])]
+
+    @property
     def fault_type(self) -> list[str | None]:
         types = self.faults["fault_type"].to_list() if self.faults.height else []
         return [str(types[f]) if f >= 0 else None for f in self.fault]
@@ -38,6 +44,7 @@ class Detector:
     threshold_method: str
     alert: np.ndarray  # [M] bool
     suspects: list[list[str]] | None = None  # M ordered lists of service names
+    p_value: np.ndarray | None = None  # [M] conformal, of the window's score
 
 
 def test_windows(windows, faults: pl.DataFrame, ids: np.ndarray) -> TestWindows:
@@ -50,9 +57,50 @@ def test_windows(windows, faults: pl.DataFrame, ids: np.ndarray) -> TestWindows:
     )  # fmt: skip
 
 
-def draws(test: TestWindows, detector: Detector, repeats: int) -> dict[str, np.ndarray]:
-    """The detector's metrics on resampled segments; see `metrics.draw_metrics`."""
-    return metrics.draw_metrics(test.label, detector.score, detector.alert, test.segment, repeats)
+def draws(test: TestWindows, detector: Detector, repeats: int, block: np.ndarray | None = None) -> dict:
+    """Every figure of `resampling.FIGURES` on resampled blocks of test windows: name -> [repeats].
+
+    `block`: [M] instead of the fault events with the windows around them and the stretches without faults.
+    """
+    if not repeats or not (test.label >= 0).any():
+        return {}
+    if block is None:
+        block = resampling.event_blocks(test.segment, test.start_unix_nano, test.fault)
+    weights = resampling.block_draws(block, repeats)
+    out = resampling.draw_windows(test.label, detector.score, detector.alert, weights)
+    if np.isfinite(detector.score).all():
+        out["vus_pr"] = _vus(test, detector, weights)
+    alarms, hours = _alarms_and_hours(test, detector)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        out["false_alarms_per_hour"] = weights @ alarms / (weights @ hours)
+    delays, ranks = _delays(test, detector)[1], _ranks(test, detector)
+    first = [int(np.argmax(test.fault == f)) for f in delays]  # an event is drawn with all its windows
+    return out | resampling.draw_events(delays, ranks, weights[:, first])
+
+
+def _vus(test: TestWindows, detector: Detector, weights=None) -> np.ndarray:
+    """VUS-PR with buffers of up to a window's length."""
+    order = np.lexsort((test.start_unix_nano, test.segment))
+    apart = np.diff(test.start_unix_nano[order])[np.diff(test.segment[order]) == 0]
+    length = int((test.end_unix_nano - test.start_unix_nano).max())
+    longest = -(-length // int(apart.min(initial=length)))
+    return vus_pr(test.label, detector.score, test.segment, test.start_unix_nano, longest, weights)
+
+
+def _alarms_and_hours(test: TestWindows, detector: Detector):
+    return metrics.alarms_and_hours(test.label, detector.alert, test.segment, test.start_unix_nano, test.end_unix_nano)
+
+
+def _delays(test: TestWindows, detector: Detector) -> tuple[dict, dict[int, float | None]]:
+    onsets = {f: int(test.faults["start_time_unix_nano"][f]) for f in test.fault_rows}
+    return metrics.event_metrics(test.fault, onsets, test.end_unix_nano, detector.alert)
+
+
+def _ranks(test: TestWindows, detector: Detector) -> dict[int, int | None]:
+    if detector.suspects is None:
+        return {}
+    culprits = {f: str(test.faults["service_name"][f]) for f in test.fault_rows}
+    return metrics.culprit_ranks(culprits, test.fault, detector.suspects)
 
 
 def assess(test: TestWindows, detector: Detector, drawn: dict[str, np.ndarray]) -> dict:
@@ -61,21 +109,14 @@ def assess(test: TestWindows, detector: Detector, drawn: dict[str, np.ndarray]) 
     `drawn`: its `draws`, for intervals; {}: none wanted.
     """
     out, reasons = metrics.point_metrics(test.label, detector.score, detector.alert)
+    out["vus_pr"] = None if out["auroc"] is None else float(_vus(test, detector)[0])
     out |= {"threshold": detector.threshold, "threshold_method": detector.threshold_method}
-    out["interval_95"] = metrics.intervals(drawn)
-
-    rows = [int(f) for f in np.unique(test.fault[test.fault >= 0])]
-    onsets = {f: int(test.faults["start_time_unix_nano"][f]) for f in rows}
-    events, delays = metrics.event_metrics(test.fault, onsets, test.end_unix_nano, detector.alert)
+    out["interval_95"] = resampling.intervals(drawn)
+    rows, ranks = test.fault_rows, _ranks(test, detector)
+    events, delays = _delays(test, detector)
     out |= events
     out |= metrics.false_alarms(test.label, detector.alert, test.segment, test.start_unix_nano, test.end_unix_nano)
-    ranks: dict[int, int | None] = {}
-    if detector.suspects is not None:
-        culprits = {f: str(test.faults["service_name"][f]) for f in rows}
-        ranks = metrics.culprit_ranks(culprits, test.fault, detector.suspects)
-    rates, intervals = metrics.hit_rates(ranks.values(), max(map(len, drawn.values()), default=0))
-    out |= rates
-    out["interval_95"] |= intervals
+    out |= metrics.hit_rates(ranks.values())
     if not rows:
         reasons["faults"] = "no fault has a faulty test window: no event recall, delay or hit rate"
     elif detector.suspects is None:
@@ -104,7 +145,7 @@ def _by_type(test: TestWindows, detector: Detector, delays: dict, ranks: dict) -
             "event_recall": len(found) / len(here),
             "delay_seconds_median": float(np.median(found)) if found else None,
         }
-        out[name] |= metrics.hit_rates([ranks[f] for f in here] if ranks else [])[0]
+        out[name] |= metrics.hit_rates([ranks[f] for f in here] if ranks else [])
     return out
 
 

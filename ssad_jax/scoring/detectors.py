@@ -10,8 +10,9 @@ from ssad_jax.prepared import Prepared
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
+from ssad_jax.scoring.conformal import Overlap, overlap
 from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
-from ssad_jax.scoring.thresholds import Threshold, choose_threshold
+from ssad_jax.scoring.thresholds import Threshold, decide
 
 MOST_FIT_WINDOWS = 4096  # that a floor is fitted on
 
@@ -85,14 +86,24 @@ def _same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.
     return padded[0], padded[1]
 
 
-def make_detector(name, held_out: np.ndarray, test: np.ndarray, score_config, names=None) -> Detector:
-    """A detector that alerts above the threshold of its own held-out scores."""
-    threshold = choose_threshold(held_out, score_config)
-    return with_threshold(name, test, threshold, names)
+def make_detector(name, held_out: np.ndarray, test: np.ndarray, score_config, names=None, overlap=None) -> Detector:
+    """A detector that alerts above the threshold of its own held-out scores.
+
+    Args: held_out, test: scores in time order; overlap: a `conformal.Overlap`; None: no two windows share a tick.
+    """
+    decided = decide(held_out, test, score_config, overlap)
+    threshold = decided.threshold
+    return Detector(name, test, threshold.value, threshold.method, decided.alert, names, decided.p_value)
 
 
 def with_threshold(name, test: np.ndarray, threshold: Threshold, names=None) -> Detector:
     return Detector(name, test, threshold.value, threshold.method, test > threshold.value, names)
+
+
+def overlap_of(prepared: Prepared, scored: Scored) -> Overlap:
+    """How the calibration windows lie in time."""
+    start, facts = prepared.windows.start_tick[scored.held_out_terms.window], prepared.manifest
+    return overlap(start, facts["window_length"], facts["stride"])
 
 
 def suspect_lists(prepared: Prepared, scored: Scored) -> list[list[str]]:
@@ -103,14 +114,15 @@ def suspect_lists(prepared: Prepared, scored: Scored) -> list[list[str]]:
 def method_detectors(prepared: Prepared, scored: Scored, score_config) -> dict[str, dict[str, Detector]]:
     """'variants', 'terms' and 'kinds' -> name -> detector; the variants name suspects."""
     names = suspect_lists(prepared, scored)
+    layout = overlap_of(prepared, scored)
     low, high = scored.held_out, scored.scores
 
     def build(name, suspected=None):
-        return make_detector(name, getattr(low, name), getattr(high, name), score_config, suspected)
+        return make_detector(name, getattr(low, name), getattr(high, name), score_config, suspected, layout)
 
     kinds = {}
     for i, kind in enumerate(kind_names(scored.calibration)):
-        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config)
+        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config, None, layout)
     return {
         "variants": {name: build(name, names) for name in ("calibrated", "paper")},
         "terms": {name: build(name) for name in ("reconstruction", "temporal", "prior")},
@@ -126,11 +138,11 @@ def floor_detectors(prepared: Prepared, scored: Scored, score_config, seed: int)
     some = np.unique(np.linspace(0, len(fit_windows) - 1, min(MOST_FIT_WINDOWS, len(fit_windows))).astype(int))
     fit = signals(prepared, fit_windows[some])
     held_out, test = (signals(prepared, t.window) for t in (scored.held_out_terms, scored.terms))
-    out = {}
+    out, layout = {}, overlap_of(prepared, scored)
     for name, fit_floor in FLOORS.items():
         score = fit_floor(fit, seed)
         if name == "all_positive":
             out[name] = with_threshold(name, score(test), Threshold(0.0, "always"))
         else:
-            out[name] = make_detector(name, score(held_out), score(test), score_config)
+            out[name] = make_detector(name, score(held_out), score(test), score_config, None, layout)
     return out

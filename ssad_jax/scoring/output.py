@@ -29,6 +29,12 @@ def write_json(path: Path, value: dict) -> None:
     write_atomically(path, lambda p: p.write_text(text))
 
 
+def write_json_lines(path: Path, values: list[dict]) -> None:
+    """One strict JSON object a line; whatever texts hold, a line stays a line."""
+    text = "".join(json.dumps(_plain(value), allow_nan=False) + "\n" for value in values)
+    write_atomically(path, lambda p: p.write_text(text))
+
+
 def _plain(value):
     if isinstance(value, dict):
         return {str(k): _plain(v) for k, v in value.items()}
@@ -62,6 +68,7 @@ def scores_frame(
         "prototype": pl.Series(prototype, dtype=pl.String),
         "score_calibrated": pl.Series(scores.calibrated, dtype=pl.Float64),
         "score_paper": pl.Series(scores.paper, dtype=pl.Float64),
+        "p_value": pl.Series(detector.p_value, dtype=pl.Float64),
     }
     for i, kind in enumerate(kind_names(calibration)):
         columns[f"score_kind_{kind}"] = pl.Series(scores.kind[:, i], dtype=pl.Float64)

@@ -6,8 +6,11 @@ import numpy as np
 from scipy.stats import genpareto
 
 from data_prep.errors import InputError
+from ssad_jax.scoring import conformal
 
+METHODS = ("quantile", "pot", "conformal", "adaptive")
 MIN_EXCESSES = 10  # fewer cannot carry a tail fit
+LONGEST = 2  # window lengths: a longer alarm is not learnt from by the adaptive threshold
 
 
 class Threshold(NamedTuple):
@@ -49,8 +52,36 @@ def pot_threshold(scores: np.ndarray, risk: float, level: float = 0.9) -> Thresh
     return Threshold(float(value), method)
 
 
-def choose_threshold(scores: np.ndarray, score_config) -> Threshold:
-    """The threshold that `config.score.threshold` names.
+def conformal_threshold(scores: np.ndarray, rate: float, effective: int | None = None) -> Threshold:
+    """The score above which the conformal p-value is at most `rate`: a false alarm rate that holds without any
+    assumption but exchangeability (`scoring/conformal.py`).
+
+    p is never below 1 / (n + 1). Where that is above `rate` the threshold is the largest calibration score: the rate
+    that can be guaranteed is then 1 / (n + 1), and `method` says so.
+
+    Args:
+        scores: of the calibration windows; rate: share of normal windows that may alert.
+        effective: how many of them share no tick with one another; None: all.
+    """
+    scores = np.sort(_finite(scores))[::-1]
+    effective = len(scores) if effective is None else min(effective, len(scores))
+    rank = conformal.rank_for(len(scores), rate)
+    method = f"split-conformal threshold at false alarm rate {rate:g}, {len(scores)} held-out normal windows"
+    if effective < len(scores):
+        method += f" ({effective} that do not overlap)"
+    if conformal.rank_for(effective, rate) < 0:
+        needed = int(np.ceil(1 / rate - 1e-9)) - 1
+        method += (
+            f"; the rate cannot be guaranteed: that takes {needed} windows that do not overlap, with {effective} the "
+            f"least rate is {1 / (effective + 1):.2g}"
+        )
+    return Threshold(float(scores[max(rank, 0)]), method)
+
+
+def choose_threshold(scores: np.ndarray, score_config, effective: int | None = None) -> Threshold:
+    """The threshold that `config.score.threshold` names; of `adaptive`, the one that it begins with.
+
+    Args: scores of calibration windows; effective: how many of them share no tick with one another; None: all.
 
     Raises:
         InputError: no finite score to fit on, or an unknown name.
@@ -59,7 +90,47 @@ def choose_threshold(scores: np.ndarray, score_config) -> Threshold:
         return quantile_threshold(scores, score_config.quantile)
     if score_config.threshold == "pot":
         return pot_threshold(scores, score_config.pot_risk)
-    raise InputError(f"config.score.threshold is '{score_config.threshold}'; choose quantile or pot")
+    if score_config.threshold in ("conformal", "adaptive"):
+        chosen = conformal_threshold(scores, score_config.false_alarm_rate, effective)
+        adapts = score_config.threshold == "adaptive"
+        return chosen._replace(method=f"{chosen.method}; adapted online") if adapts else chosen
+    raise InputError(
+        f"config.score.threshold is '{score_config.threshold}'; choose quantile, pot, conformal or adaptive"
+    )
+
+
+class Decision(NamedTuple):
+    """How M windows are judged."""
+
+    threshold: Threshold
+    p_value: np.ndarray  # [M] conformal
+    alert: np.ndarray  # [M] bool
+
+
+def decide(held_out: np.ndarray, test: np.ndarray, score_config, overlap: conformal.Overlap | None = None) -> Decision:
+    """The threshold, p-values and alerts of new scores, from those of calibration windows alone.
+
+    Args:
+        held_out: [n] scores of calibration windows, test: [M] scores to judge; both in time order.
+        overlap: how the windows lie in time; None: no two share a tick.
+
+    Raises:
+        InputError: no finite calibration score, or an unknown `config.score.threshold`.
+    """
+    held_out, test = np.asarray(held_out, np.float64), np.asarray(test, np.float64)
+    effective, together = (len(held_out), 1) if overlap is None else (len(overlap.disjoint), overlap.windows)
+    rest_on = held_out
+    if overlap is not None and score_config.conformal_windows == "disjoint":
+        rest_on = held_out[overlap.disjoint]
+    conformal_family = score_config.threshold in ("conformal", "adaptive")
+    threshold = choose_threshold(rest_on if conformal_family else held_out, score_config, effective)
+    rest_on = _finite(rest_on)
+    if score_config.threshold == "adaptive":
+        online = conformal.adaptive(
+            rest_on, test, score_config.false_alarm_rate, LONGEST * together, score_config.accept_windows * together
+        )
+        return Decision(threshold, online.p_value, online.alert)
+    return Decision(threshold, conformal.p_values(rest_on, test), test > threshold.value)
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:

@@ -104,7 +104,7 @@ def test_metrics_json_holds_the_contracts_names(toy_run):
     assert saved["paired"]["random"]["auroc"]["interval_95"][0] > 0
     assert saved["by_fault_type"]["planted"]["num_faults"] == 2
     assert saved["masked_log_error"] == pytest.approx(0.09, rel=0.3)  # the variance of the noise of log nodes
-    assert set(saved["thresholds"]) == {"quantile", "pot"}
+    assert set(saved["thresholds"]) == {"quantile", "pot", "conformal", "adaptive"}
     assert saved["config"]["score"]["alpha"] == 1.0 and saved["dataset_hash"] == "synthetic-0" and saved["step"] == 7
 
 
@@ -121,7 +121,7 @@ def test_report_is_one_page_without_scripts_or_links(toy_run):
 def test_nothing_temporary_stays_and_a_second_run_gives_the_same(toy_run, tmp_path):
     data, workdir, _ = toy_run
     assert sorted(p.name for p in workdir.rglob("*")) == [
-        "calibration.npz", "evaluation", "metrics.json", "report.html", "scores.parquet"]  # fmt: skip
+        "alerts.jsonl", "calibration.npz", "evaluation", "metrics.json", "report.html", "scores.parquet"]  # fmt: skip
     run(data, tmp_path)
     for name in ("evaluation/metrics.json", "evaluation/scores.parquet", "report.html"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes(), name

@@ -66,6 +66,26 @@ def objective(method):
     return jit(jax.value_and_grad(total, has_aux=True))
 
 
+def train(method, prepared, steps):
+    """Loss and masked log error of each step."""
+    params = jit(method.init)(jax.random.key(0))
+    tx = optax.adamw(2e-3)
+    grad, batch = objective(method), batch_of(prepared, prepared.fit_sequences[:16])
+    opt, history = tx.init(params), []
+
+    @jit
+    def update(gradient, opt, params):
+        updates, opt = tx.update(gradient, opt, params)
+        return optax.apply_updates(params, updates), opt
+
+    for step in range(steps):
+        keys = jax.vmap(lambda k, step=step: jax.random.fold_in(k, step))(keys_of(batch))
+        (value, (_, _, diagnostics)), gradient = grad(params, batch, keys)
+        params, opt = update(gradient, opt, params)
+        history.append((float(value), float(diagnostics["masked_log_error"][0] / diagnostics["masked_log_error"][1])))
+    return history
+
+
 def assert_trees_close(a, b, rtol=2e-4, atol=1e-5):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
 
@@ -242,7 +262,7 @@ def test_score_terms_follow_the_formulas(prepared, setting):
 
 def test_paper_term_is_the_mean_squared_error_of_its_random_mask(prepared):
     """With a decoder that predicts zero, it is the mean square of the signals that the mask hides."""
-    method = build(prepared, small_config())
+    method = build(prepared, small_config(skip_init="zero"))
     params = jit(method.init)(jax.random.key(0))
     params["decoder"]["out"] = jax.tree.map(jnp.zeros_like, params["decoder"]["out"])
     run = batch_of(prepared, prepared.test_runs[:1])
@@ -257,6 +277,30 @@ def test_paper_term_is_the_mean_squared_error_of_its_random_mask(prepared):
         expected.append(np.square(signal)[entries].mean() if entries.any() else 0)
     assert max(expected) > 0
     np.testing.assert_allclose(terms.paper_reconstruction[0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("skip_init, scale", [("expectation", 1.0), ("zero", 0.0)])
+def test_an_untrained_network_predicts_the_expectation_or_nothing(prepared, skip_init, scale):
+    """Also where the expectation is beyond the inputs' clip; it is clipped as the targets are."""
+    method = build(prepared, small_config(skip_init=skip_init))
+    run = batch_of(prepared, prepared.test_runs[:1, :3])
+    nodes = run.graphs.nodes.at[..., 0].multiply(10.0)
+    terms = jit(method.score)(
+        jit(method.init)(jax.random.key(0)), run._replace(graphs=run.graphs._replace(nodes=nodes))
+    )
+    context, signal = nodes[..., :16], jnp.clip(nodes[..., 16:], -20, 20)
+    assert float(jnp.abs(context).max()) > 20
+    expected = jnp.where(prepared.system.signal_mask, signal - scale * jnp.clip(context, -20, 20), 0)
+    np.testing.assert_allclose(terms.residual, expected, atol=0.05)
+
+
+def test_training_corrects_a_wrong_expectation(prepared):
+    """Expectations that say the opposite are unlearned, though the skip begins with them."""
+    windows = prepared.windows
+    flipped = windows.nodes * np.where(np.arange(32) == 0, -1, 1).astype(np.float32)
+    wrong = dataclasses.replace(prepared, windows=dataclasses.replace(windows, nodes=flipped))
+    history = train(build(wrong, small_config(hidden_dim=32)), wrong, steps=60)
+    assert history[0][1] > 2 and np.mean(history[-3:], axis=0)[1] < 0.5
 
 
 def test_state_is_carried_over_a_run_and_starts_at_zero(prepared, setting):
@@ -315,22 +359,8 @@ def test_lower_precision_is_close(prepared, setting):
 
 
 def test_training_lowers_the_loss_and_learns_to_use_expectations(prepared):
-    method = build(prepared, small_config(hidden_dim=32))
-    params = jit(method.init)(jax.random.key(0))
-    tx = optax.adamw(2e-3)
-    grad, batch = objective(method), batch_of(prepared, prepared.fit_sequences[:16])
-    opt, history = tx.init(params), []
-
-    @jit
-    def update(gradient, opt, params):
-        updates, opt = tx.update(gradient, opt, params)
-        return optax.apply_updates(params, updates), opt
-
-    for step in range(30):
-        keys = jax.vmap(lambda k, step=step: jax.random.fold_in(k, step))(keys_of(batch))
-        (value, (_, _, diagnostics)), gradient = grad(params, batch, keys)
-        params, opt = update(gradient, opt, params)
-        history.append((float(value), float(diagnostics["masked_log_error"][0] / diagnostics["masked_log_error"][1])))
+    """From nothing: with the skip at zero, tens of steps pass the expectations through."""
+    history = train(build(prepared, small_config(hidden_dim=32, skip_init="zero")), prepared, steps=30)
     first, last = np.mean(history[:3], axis=0), np.mean(history[-3:], axis=0)
     assert last[0] < 0.6 * first[0]
     assert last[1] < 0.35 < first[1]  # the noise alone is 0.09

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from ssad_jax.config import default_config
-from ssad_jax.main import differing_settings
+from ssad_jax.datasets import differing_settings
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from ssad_jax import metrics
+from ssad_jax import metrics, resampling
 
 NS = metrics.NS
 LABEL = np.array([0, 0, 1, 1, -1])
@@ -60,50 +60,9 @@ def test_what_cannot_be_measured_is_none_with_a_reason(label, score, words):
     label, score = np.array(label, int), np.array(score, float)
     out, reasons = metrics.point_metrics(label, score, np.zeros(len(label), bool))
     assert out["auroc"] is None and words in reasons["auroc"]
-    segment = np.zeros(len(label), int)
-    drawn = metrics.draw_metrics(label, score, None, segment, 10)
-    assert metrics.intervals(drawn).get("auroc") is None
-    assert "auroc" not in metrics.paired_difference(out, drawn, out, drawn)
-
-
-def test_segments_are_drawn_whole():
-    segment = np.array([7, 7, 7, 2, 2, 9])
-    draws = metrics.segment_draws(segment, 200, seed=1)
-    np.testing.assert_array_equal(draws[:, [1, 2, 4]], draws[:, [0, 0, 3]])
-    np.testing.assert_array_equal(draws[:, 0] + draws[:, 3] + draws[:, 5], 3)
-    assert abs(draws[:, 0].mean() - 1) < 0.2
-
-
-def test_interval_covers_the_figure_and_narrows_with_more_segments():
-    rng = np.random.default_rng(0)
-
-    def width(segments):
-        segment = np.repeat(np.arange(segments), 10)
-        label = np.tile([0] * 5 + [1] * 5, segments)
-        score = label + rng.normal(size=len(label)) + rng.normal(size=segments)[segment]
-        figure = metrics.point_metrics(label, score, None)[0]["auroc"]
-        low, high = metrics.intervals(metrics.draw_metrics(label, score, None, segment, 500))["auroc"]
-        assert low < figure < high
-        return high - low
-
-    assert width(100) < 0.6 * width(10)
-
-
-def test_paired_difference_is_narrower_than_the_intervals_themselves():
-    rng = np.random.default_rng(0)
-    segment = np.repeat(np.arange(20), 10)
-    label = np.tile([0] * 5 + [1] * 5, 20)
-    first = label + rng.normal(size=200) + 1.5 * rng.normal(size=20)[segment]
-    second = first + 0.3 * rng.normal(size=200)
-    one, two = (metrics.point_metrics(label, s, s > 0.5)[0] for s in (first, second))
-    drawn = [metrics.draw_metrics(label, s, s > 0.5, segment, 500) for s in (first, second)]
-    pair = metrics.paired_difference(one, drawn[0], two, drawn[1])
-    for key in metrics.RANKING + metrics.ALERTING:
-        assert pair[key]["difference"] == pytest.approx(one[key] - two[key])
-    low, high = pair["auroc"]["interval_95"]
-    alone = metrics.intervals(drawn[0])["auroc"]
-    assert low < pair["auroc"]["difference"] < high and high - low < alone[1] - alone[0]
-    assert metrics.paired_difference(one, {}, two, {})["auroc"]["interval_95"] is None
+    drawn = resampling.draw_windows(label, score, np.zeros(len(label), bool), np.ones((10, len(label))))
+    assert resampling.intervals(drawn).get("auroc") is None
+    assert "auroc" not in resampling.paired_difference(out, drawn, out, drawn)
 
 
 def test_culprit_ranks_sum_reciprocal_ranks_over_the_windows_of_a_fault():
@@ -113,10 +72,20 @@ def test_culprit_ranks_sum_reciprocal_ranks_over_the_windows_of_a_fault():
     ranks = metrics.culprit_ranks({0: "c", 3: "y", 5: "x"}, fault, suspects)
     assert ranks == {0: 3, 3: 2, 5: None}
     assert metrics.culprit_ranks({0: "b"}, fault, suspects) == {0: 1}
-    rates, intervals = metrics.hit_rates(ranks.values(), repeats=200)
+    rates = metrics.hit_rates(ranks.values())
     assert rates == {"hit_rate_at_1": 0.0, "hit_rate_at_3": pytest.approx(2 / 3), "hit_rate_at_5": pytest.approx(2 / 3)}
-    assert intervals["hit_rate_at_1"] == [0.0, 0.0] and intervals["hit_rate_at_3"][0] < 2 / 3
-    assert metrics.hit_rates([]) == ({"hit_rate_at_1": None, "hit_rate_at_3": None, "hit_rate_at_5": None}, {})
+    assert metrics.hit_rates([]) == {"hit_rate_at_1": None, "hit_rate_at_3": None, "hit_rate_at_5": None}
+
+
+def test_point_adjustment_by_hand():
+    # The second event is found by one lucky window; adjusted, all its windows count as found.
+    event = np.array([-1, 0, 0, -1, 1, 1, 1, -1])
+    score = np.array([0.3, 0.9, 0.1, 0.2, 0.1, 0.8, 0.1, 0.5])
+    adjusted = metrics.point_adjusted(score, event)
+    np.testing.assert_array_equal(adjusted, [0.3, 0.9, 0.9, 0.2, 0.8, 0.8, 0.8, 0.5])
+    assert metrics.best_f1(event >= 0, adjusted) == 1.0
+    assert metrics.best_f1(event >= 0, score) == pytest.approx(10 / 13)  # everything is called faulty
+    assert score[2] == 0.1
 
 
 def test_delay_is_the_end_of_the_first_alerting_faulty_window_minus_onset():

@@ -42,5 +42,5 @@ def test_choice():
     config.threshold = "pot"
     assert choose_threshold(scores, config).method.startswith("POT")
     config.threshold = "guess"
-    with pytest.raises(InputError, match="quantile or pot"):
+    with pytest.raises(InputError, match="quantile, pot, conformal or adaptive"):
         choose_threshold(scores, config)

@@ -1,0 +1,80 @@
+"""The record of every look at labelled test windows of a real system.
+
+Each look is a chance to choose what happens to do well on them. With `config.evaluation_log` set, each leaves one line
+of JSON, whatever it found. Simulated data can be made anew and is not recorded. Imports no jax.
+"""
+
+import datetime
+import hashlib
+import json
+from pathlib import Path
+
+from data_prep import settings as data_settings
+from data_prep.errors import InputError
+
+FIGURES = ("auroc", "auprc", "tpr_at_5_percent_fpr", "hit_rate_at_1")
+# Settings that leave the scores as they are: names and places, how often something is saved, and two ways to one number.
+# The seed has a column of its own.
+NO_MATTER = {
+    "name", "seed", "evaluation_log", "train.checkpoint_every", "train.keep_checkpoints", "train.compilation_cache",
+    "train.resident_megabytes", "parallel.mapping", "score.bootstrap", "score.batch_runs",
+    *(f"data.{key}" for key in data_settings.PLACES if key != "batch_size"),
+}  # fmt: skip
+
+
+def config_hash(config, without=()) -> str:
+    """Hash of the settings that scores depend on, but for the seed and the keys or sections `without`."""
+    flat = _flatten(config.to_dict())
+    left_out = {k for k in flat if k in NO_MATTER or k in without or k.split(".")[0] in without}
+    text = json.dumps({k: v for k, v in flat.items() if k not in left_out}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def append(config, manifest: dict, command: str, protocol: str, detector: str, figures: dict, once=False) -> None:
+    """Add a line, if `config.evaluation_log` names a file, the data are real and some window is labelled.
+
+    Args:
+        figures: of the detector on the test windows: `FIGURES` and num_windows.
+        once: not where the file has this line already, whatever its date.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    path = config.get("evaluation_log", "")
+    if not path or manifest.get("simulated") or not figures["num_windows"]:
+        return
+    line = {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "config": config_hash(config)[:12],
+        "dataset": manifest["dataset_hash"][:12],
+        "protocol": protocol,
+        "seed": config.seed,
+        "detector": detector,
+        **{name: None if figures[name] is None else round(figures[name], 6) for name in FIGURES},
+    }
+    path = Path(path)
+    try:
+        if once and path.is_file() and any(_same(line, old) for old in path.read_text().splitlines()):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
+    except OSError as error:
+        raise InputError(
+            f"evaluation_log={str(path)!r} cannot be written ({error.strerror}); name another --config.evaluation_log"
+        ) from None
+
+
+def _same(line: dict, old: str) -> bool:
+    try:
+        return json.loads(old) | {"date": None} == line | {"date": None}
+    except (ValueError, TypeError):  # not written by this program
+        return False
+
+
+def _flatten(values: dict, prefix: str = "") -> dict:
+    flat = {}
+    for key, value in values.items():
+        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat

@@ -13,7 +13,7 @@ import numpy as np
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.scoring.attribution import observed_signals
 from ssad_jax.scoring.detectors import Scored, calibrate
-from ssad_jax.scoring.terms import Columns, Terms, columns
+from ssad_jax.scoring.terms import Columns, Terms, all_columns
 
 NET_LATENCY = "net latency, maximum"
 PROCESSOR = re.compile(r"cpu", re.IGNORECASE)
@@ -36,7 +36,7 @@ def score_linear(prepared: Prepared, score_config, processor: bool = False) -> S
 
 def _columns(prepared: Prepared, processor: bool) -> Columns:
     """The residual columns that the recipe looks at."""
-    system, everything = prepared.system, columns(prepared.system)
+    system, everything = prepared.system, all_columns(prepared.system)
     use = np.zeros(len(everything.node), bool)
     for i, (node, channel, kind) in enumerate(zip(*everything, strict=True)):
         name = system.channels[NODE_KINDS[kind]][channel]

@@ -119,7 +119,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     knowledge = find_knowledge(config, prepared)
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
     optimizer = make_optimizer(config)
-    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {}
+    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)}
     state, done = _start(config, method, optimizer, rules, workdir)
     first_step = int(state["step"])
     context = checkpoint.Context(config, prepared.system, prepared.manifest, rules)
@@ -161,12 +161,10 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 
 
 def find_knowledge(config, prepared: Prepared):
-    """The knowledge file turned into prototype keys for this system, or None without one."""
-    if not config.knowledge.path:
-        return None
-    system = prepared.system
+    """The knowledge file turned into prototype keys for this system."""
+    known, system = config.knowledge, prepared.system
     return load_knowledge(
-        config.knowledge.path, system.service_names, system.service_position, config.model.num_prototypes
+        known.path, system.service_names, system.service_position, config.model.num_prototypes, known.variant
     )
 
 

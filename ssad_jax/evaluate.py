@@ -157,7 +157,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     output.write_arrays(folder / "calibration.npz", arrays)
     _log("writing the report")
     pairs = pair_distances(method, params, data, scored.held_out_terms.window, config)
-    write_report(workdir / "report.html", results, data, scored, test, chosen, floors, prototype, pairs)
+    write_report(workdir / "report.html", results, data, scored, test, chosen, floors, records, pairs)
     print(output.results_table(results))
     print(f"report: {workdir / 'report.html'}")
     return results

@@ -1,6 +1,7 @@
 """Alert records as the page shows them: in words, with the curves of the signals that deviate."""
 
 import dataclasses
+import re
 
 import numpy as np
 from markupsafe import Markup
@@ -76,7 +77,7 @@ def _view(record: dict, prepared: Prepared, scored: Scored, test: TestWindows) -
         since=time_text(since),
         lasted=duration_text((end - since) / NS),
         ongoing=_ongoing(record, test),
-        times_threshold=f"{number(ratio)} × the threshold" if np.isfinite(ratio) else "",
+        times_threshold=f"{ratio:.1f}\u00a0× the threshold" if np.isfinite(ratio) else "",
         suspects=suspects[:SUSPECTS],
         others=max(len(suspects) - SUSPECTS, 0),
         why=sentence(record),
@@ -95,12 +96,17 @@ def sentence(record: dict) -> str:
     first = next((d for d in deviations if d["service"] == mine), deviations[0])
     word = KIND_WORDS.get(first["kind"], first["kind"]).capitalize()
     unit = plain(first["unit"].split(" (")[0].removeprefix("units of the metric").strip(" ,"), 60)
-    channel = plain(first["channel"], 60)
+    channel = channel_text(first["channel"])
     channel = "" if channel in unit or channel == "count" else f"{channel} "
     more = sum(d["service"] == first["service"] for d in deviations) - 1
     rest = f"; {more} more of its signals deviate" if more > 0 else ""
     name = arrows(plain(first["name"], 100))
     return f"{word} {name}: {channel}{quantity(first['observed'], unit)}, expected {number(first['expected'])}{rest}."
+
+
+def channel_text(channel: str) -> str:
+    """As it is said: "net latency, mean" is the mean net latency."""
+    return re.sub(r"^(.*), (mean|maximum)$", r"\2 \1", plain(channel, 60))
 
 
 def _sparks(record: dict, prepared: Prepared, scored: Scored, test: TestWindows) -> list[Markup]:

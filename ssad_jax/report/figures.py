@@ -16,6 +16,7 @@ from ssad_jax.scoring.assess import Detector, TestWindows
 INK, MUTED, GRID, BAND = "#1b2733", "#6b7a89", "#e4e9ee", "#d3dde7"
 SCORE, ALERT = "#0b5cad", "#c7410b"
 SERIES = ("#0b5cad", "#d55e00", "#009e73", "#9467bd", "#b8860b", "#cc79a7", "#56b4e9", "#555555")  # after Okabe and Ito
+TERMS = ("#0b5cad", "#009e73", "#cc79a7")  # reconstruction, temporal, prior: as in the style sheet
 STYLE = {
     "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -118,11 +119,11 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
         boxes = axis.boxplot(
             data, positions=place, widths=step * 0.75, orientation="horizontal", patch_artist=True, whis=(5, 95),
             showfliers=False, manage_ticks=False, medianprops={"color": INK, "linewidth": 1.2},
-            whiskerprops={"color": SERIES[i], "linewidth": 1.0}, capprops={"color": SERIES[i]},
+            whiskerprops={"color": TERMS[i], "linewidth": 1.0}, capprops={"color": TERMS[i]},
         )  # fmt: skip
         for box in boxes["boxes"]:
-            box.set(facecolor=SERIES[i], alpha=0.55, edgecolor=SERIES[i])
-        axis.plot([], [], color=SERIES[i], linewidth=5, alpha=0.55, label=name)
+            box.set(facecolor=TERMS[i], alpha=0.55, edgecolor=TERMS[i])
+        axis.plot([], [], color=TERMS[i], linewidth=5, alpha=0.55, label=name)
     axis.set_yticks([-g for g in range(len(groups))], [f"{name} ({int(m.sum())})" for name, m in groups])
     axis.set_xscale("symlog", linthresh=2)
     _plain_numbers(axis.xaxis)
@@ -133,33 +134,32 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
 
 
 @styled
-def false_alarm_rates(p_values: np.ndarray, independent: int, calibration_windows: int, normal: bool) -> str:
+def false_alarm_rates(p_values: np.ndarray, independent: int, least: float, normal: bool) -> str:
     """Nominal against observed false alarm rate: how often windows held to be normal get a p-value that small.
 
     Args:
         p_values: [m] conformal p-values of windows that should be normal.
         independent: how many of them share no time (they widen the band of what chance explains).
-        calibration_windows: that the p-values rest on; no p-value is below 1 / (this + 1).
+        least: the smallest p-value that there is.
         normal: whether labels call the windows normal.
     """
     figure = _figure(5.4, 3.5)
     axis = figure.subplots()
-    least = 1 / (calibration_windows + 1)
-    nominal = np.geomspace(max(least, 1e-4), 1.0, 80)
+    nominal = np.geomspace(min(max(least, 1e-4), 0.1), 1.0, 80)
     observed = np.searchsorted(np.sort(p_values), nominal, side="right") / len(p_values)
     low, high = (binom.ppf(q, max(independent, 1), nominal) / max(independent, 1) for q in (0.025, 0.975))
     floor = 0.4 * min(nominal[0], 1 / len(p_values))
     axis.fill_between(nominal, np.maximum(low, floor), np.maximum(high, floor), color=BAND, linewidth=0,
-                      label=f"95% of chance, {independent} independent windows")  # fmt: skip
+                      label=f"95% of chance ({independent} disjoint windows)")  # fmt: skip
     axis.plot(nominal, nominal, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), label="as promised")
     axis.plot(nominal, np.maximum(observed, floor), color=SCORE, linewidth=1.8, drawstyle="steps-post",
-              label=f"observed, {len(p_values)} windows")  # fmt: skip
-    axis.set(xscale="log", yscale="log", xlim=(nominal[0], 1), ylim=(floor, 12))
+              label=f"observed ({len(p_values)} windows)")  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlim=(nominal[0], 1), ylim=(floor, 1.15))
     for side in (axis.xaxis, axis.yaxis):
         side.set_major_locator(ticker.FixedLocator([10.0**e for e in range(-4, 1) if 10.0**e >= floor]))
         side.set_minor_locator(ticker.NullLocator())
         side.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     which = "normal" if normal else "all"
     axis.set(xlabel="nominal rate (p-value at which to alert)", ylabel=f"share of {which} test windows")
-    axis.legend(loc="upper left")
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1.2)
     return _uri(figure)

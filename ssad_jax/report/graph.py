@@ -163,8 +163,8 @@ def _edge(place, box: float, edge: tuple[int, int], deviation: list[str] | None)
 def _box(at: tuple[float, float], width: float, name: str, suspect, top: float) -> Markup:
     x, y = at
     share = float(svg.blame_share(suspect[1]["blame"], top)) if suspect else 0.0
-    ranked = bool(suspect) and suspect[0] <= 3
-    letters = int((width - 10 - (14 if ranked else 0)) / LETTER)
+    ranked = bool(suspect) and suspect[0] <= 3 and (share > 0 or suspect[0] == 1)
+    letters = int((width - 10 - (18 if ranked else 0)) / LETTER)
     told = plain(name)
     if suspect:
         told += f": suspect {suspect[0]}, blame {number(suspect[1]['blame'])}, {percent(suspect[1].get('share'))}"

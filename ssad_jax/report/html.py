@@ -16,11 +16,13 @@ from ssad_jax.report.text import arrows, duration_text, number, percent, plain, 
 from ssad_jax.scoring import output
 from ssad_jax.scoring.assess import Detector, TestWindows
 from ssad_jax.scoring.attribution import service_blame
-from ssad_jax.scoring.conformal import disjoint, p_values
+from ssad_jax.scoring.conformal import disjoint
 from ssad_jax.scoring.detectors import Scored
 
 BEHIND = ("untrained", "count_rule", "l2_norm", "pca", "knn", "iforest")  # floors drawn beside the method
 PAIRED = {"auroc": "AUROC", "auprc": "AUPRC", "tpr_at_5_percent_fpr": "TPR at 5% FPR"}
+ABSENT = {"alert_share": None, "alert_share_of_normal": None}
+MOST_FAULTS = 200  # listed one by one
 GRAPHS = 5  # alarms whose suspects are drawn into the dependency graph
 NS = 1_000_000_000
 
@@ -59,14 +61,15 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
     layout, graphs = _graphs(prepared, ordered, timeline.blame_top(blame))
     terms = {name: getattr(scored.scores, name) for name in ("reconstruction", "temporal", "prior")}
     others = [floors[name] for name in BEHIND if name in floors]
-    calibration, note = _calibration(prepared, scored, test, chosen, results["variant"])
+    calibration, note = _calibration(test, chosen)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True,
     )  # fmt: skip
     environment.globals |= {
         "plain": plain, "arrows": arrows, "number": number, "percent": percent, "time_text": time_text,
-        "figure": output.format_figure, "score": two_digits,
+        "figure": output.format_figure, "score": two_digits, "rate": _rate,
+        "channel_text": alarms.channel_text,
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         title=plain(prepared.manifest.get("source", "telemetry"), 80),
@@ -83,7 +86,10 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
         graphs=graphs,
         services_left_out=layout.left_out,
         table=_table(results),
+        thresholds={name: ABSENT | row for name, row in results["thresholds"].items()},
+        threshold_name=results["config"]["score"]["threshold"],
         paired_names=PAIRED,
+        most_faults=MOST_FAULTS,
         curves=figures.curves(test, [chosen, *others]) if has_both else "",
         pairs=figures.pair_histogram(pairs) if len(pairs.positive) or len(pairs.negative) else "",
         terms=figures.terms_by_type(test, terms) if has_both else "",
@@ -107,24 +113,21 @@ def _graphs(prepared: Prepared, ordered: list[dict], top: float):
     return layout, [(f"alarm {r['alert']}", graph.draw(layout, prepared.system, r, top)) for r in some]
 
 
-def _calibration(prepared: Prepared, scored: Scored, test: TestWindows, chosen: Detector, variant: str):
+def _calibration(test: TestWindows, chosen: Detector):
     """The plot of nominal against observed false alarms, and what it shows: (data URI or '', note)."""
-    held_out = np.asarray(getattr(scored.held_out, variant), np.float64)
-    held_out = held_out[np.isfinite(held_out)]
     labelled = bool((test.label == 0).any())
     rows = np.flatnonzero(test.label == 0) if labelled else np.arange(len(test.window))
     which = "normal test windows" if labelled else "all test windows (none is known to be normal)"
     note = (
-        f"How often {which} get a conformal p-value as small as the nominal rate; the p-values rest on {len(held_out)} "
-        "held-out normal windows. Below the band: fewer false alarms than promised; above: more (drift, or time too "
-        "short to judge)."
+        f"How often {which} get a conformal p-value as small as the nominal rate. Below the band: fewer false alarms "
+        "than promised; above it: more (drift, or faults that nobody labelled)."
     )
-    if not len(rows) or not len(held_out):
+    if chosen.p_value is None or not len(rows):
         return "", note
-    p = p_values(held_out, chosen.score[rows])
     length = int((test.end_unix_nano - test.start_unix_nano).max())
     independent = len(disjoint(test.start_unix_nano[rows], length))
-    return figures.false_alarm_rates(p, independent, len(held_out), labelled), note
+    least = float(chosen.p_value.min())
+    return figures.false_alarm_rates(chosen.p_value[rows], independent, least, labelled), note
 
 
 def _span(test: TestWindows) -> str:
@@ -142,8 +145,8 @@ def _headline(results: dict, test: TestWindows, chosen: Detector, records: list[
         pair = interval.get(key)
         return f"95%: {pair[0]:.3f} – {pair[1]:.3f}" if pair else "no interval"
 
-    share = f"{percent(chosen.alert.mean())} of windows" if len(test.window) else "no windows"
-    cards = [("Alarms", str(len(records)), f"{int(chosen.alert.sum())} windows alert, {share}")]
+    share = f"{percent(chosen.alert.mean())} of windows" if len(test.window) else "no window"
+    cards = [("Alarms", str(len(records)), f"{share} alert")]
     if not results["num_faults"]:
         observed = duration_text(float(_observed(test)) / NS)
         return cards + [
@@ -163,6 +166,10 @@ def _headline(results: dict, test: TestWindows, chosen: Detector, records: list[
         ("TPR at 5% FPR", output.format_figure("tpr", results["tpr_at_5_percent_fpr"]),
          between("tpr_at_5_percent_fpr")),
     ]  # fmt: skip
+
+
+def _rate(share) -> str:
+    return "–" if share is None else f"{100 * share:.1f}%"
 
 
 def _observed(test: TestWindows) -> int:

@@ -62,19 +62,21 @@ def duration_text(seconds: float) -> str:
 
 
 def number(value) -> str:
-    """Three significant digits: 0.0123, 4.57, 1,230, 2.6 G; a dash for None and what is not finite."""
+    """Three significant digits: 0.0123, 4.57, 1,230, 2.6 G, −15 M; a dash for None and what is not finite."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
         return "0"
-    if abs(value) < 1e-4 or abs(value) >= 1e15:
+    if value < 0:
+        return f"−{number(-value)}"
+    if value < 1e-4 or value >= 1e15:
         return f"{value:.2e}"
     for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if abs(value) >= size:
+        if value >= size:
             return f"{number(value / size)} {prefix}"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    digits = max(0, 2 - math.floor(math.log10(value)))
     text = f"{value:,.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) if text.strip("-0.,") else "0"
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def quantity(value, unit: str) -> str:
@@ -89,4 +91,4 @@ def percent(share) -> str:
 
 def two_digits(value) -> str:
     """Scores and blame: 4.00; a dash for None and what is not finite."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.2f}"
+    return "–" if value is None or not math.isfinite(value) else f"{value:,.2f}".replace("-", "−")

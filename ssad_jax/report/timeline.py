@@ -97,7 +97,7 @@ def _panel(panel: Panel, test, detector, alarms, names, rows, shares, scale: _Sc
     right = max(s.x + len(s.cells) * panel.cell for s in panel.stretches)
     parts = [_frame(panel, names, rows, right, height, scale)]
     for stretch in panel.stretches:
-        parts += _labels(panel, stretch, test)
+        parts += _labels(panel, stretch, test) if (test.label == 1).any() else []
         parts += _scores(panel, stretch, detector, scale)
         parts += _heat(panel, stretch, test, names, rows, shares)
     parts += _alarms(panel, test, alarms)

@@ -15,7 +15,8 @@ from data_prep.scaling import CHANNELS
 from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
-EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean", "duration, mean"}
+EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean"}
+RISING = {"errors", "self time, mean", "net latency, mean"}  # fewer errors, or a faster answer, are no fault
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
 MIN_READINGS = 50
@@ -153,6 +154,7 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         node_mask=np.arange(budget) < real,
         signal_mask=pad(present, False, bool),
         evidence=pad(_evidence(nodes, v, present), False, bool),
+        rising=pad(_named(RISING)[nodes.kind] & present, False, bool),
         mask_unit=pad([numbers[name] for name in units], -1, np.int32),
         unit_hash=pad([identity.stable_hash(name) for name in units], 0, np.uint32),
         service=pad(service, -1, np.int32),
@@ -184,19 +186,21 @@ def _channel(kind: str, name: str) -> int:
     return CHANNELS[kind].index(name)
 
 
+def _named(wanted: set[str]) -> np.ndarray:
+    """[kinds, 16] bool: the channels of these names."""
+    names = [[name in wanted for name in CHANNELS[kind]] for kind in NODE_KINDS]
+    return np.array([row + [False] * (SIGNAL_DIM - len(row)) for row in names])
+
+
 def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
     """[n, 16] bool: the channels that scores are made of.
 
     Volumes (operations, calls) are reconstructed, but their deviation is load, not fault. Of latencies the means count:
-    maxima have heavy tails. A dependency's duration repeats what its callee's self time says, so it counts only where
-    no client span shows the net latency. A metric's own scale must rest on enough readings: one a minute over half an
-    hour of normal time is too few to tell a fault from an ordinary hour.
+    maxima have heavy tails. A dependency's duration holds the work of everything below it: what is slow itself shows in
+    a self time or in a net latency (two simulated systems without client spans: AUROC .86 and .94 without durations, .83
+    and .92 with them). A metric's own scale must rest on enough readings: one a minute over half an hour of normal time
+    is too few to tell a fault from an ordinary hour.
     """
-    names = {kind: [name in EVIDENCE for name in CHANNELS[kind]] for kind in NODE_KINDS}
-    table = np.array([names[kind] + [False] * (SIGNAL_DIM - len(names[kind])) for kind in NODE_KINDS])
-    evidence = table[nodes.kind] & present
-    dependencies = nodes.kind == DEPENDENCY
-    net, duration = _channel("dependency", "net latency, mean"), _channel("dependency", "duration, mean")
-    evidence[dependencies, duration] &= ~present[dependencies, net]
+    evidence = _named(EVIDENCE)[nodes.kind] & present
     evidence[nodes.kind == METRIC] &= (v.metric_readings >= MIN_READINGS)[:, None]
     return evidence

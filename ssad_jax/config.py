@@ -57,14 +57,16 @@ def default_config(name: str) -> ConfigDict:
 
     config.model = ConfigDict({
         "hidden_dim": 256,  # Table 2
-        "num_graph_layers": 2,  # Table 2
+        "num_graph_layers": 2,  # Table 2; 0: none, a node sees itself alone
+        "temporal": "gru",  # gru | none: a state of each window alone
+        "memory": True,  # False: u = s, no prototypes
         "dropout": 0.3,  # Table 2
         "num_prototypes": 32,  # Table 2
         "skip_init": "expectation",  # expectation | zero: what an untrained network predicts (ours)
         "propagation": "auto",  # auto | dense | segment
         "precision": "float32",
     })
-    config.loss = ConfigDict({
+    config.loss = ConfigDict({  # a term of weight 0 is not computed
         "reconstruction": 1.0,  # lambda_1, Table 2
         "contrastive": 0.5,  # lambda_2, Table 2
         "knowledge": 0.3,  # lambda_3, Table 2
@@ -76,7 +78,10 @@ def default_config(name: str) -> ConfigDict:
         "attribute_drop": 0.1,  # share of signal entries
         "window_jitter": 1,  # windows; a sequence is shifted by so many at most, where neighbours exist
     })
-    config.knowledge = ConfigDict({"path": ""})
+    config.knowledge = ConfigDict({
+        "path": "",
+        "variant": "rules",  # rules | shuffled | random | none: what the prototypes know
+    })
     config.optimizer = ConfigDict({
         "learning_rate": 5e-4,  # Table 2
         "weight_decay": 1e-4,  # Table 2

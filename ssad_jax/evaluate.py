@@ -161,7 +161,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     first = jax.tree.map(lambda p: p[0], params)
     held_out = scored.held_out_terms.window
     pairs = pair_distances(method, first, data, held_out[data.windows.group[held_out] == 0], config)
-    write_report(workdir / "report.html", results, data, scored, test, chosen, floors, prototype, pairs)
+    write_report(workdir / "report.html", results, data, scored, test, chosen, floors, records, pairs)
     print(output.results_table(results))
     print(f"report: {workdir / 'report.html'}")
     return results

@@ -19,6 +19,7 @@ import hashlib
 import logging
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import yaml
@@ -42,18 +43,20 @@ class Knowledge:
     keys: np.ndarray  # [P, KEY_DIM] float32
 
 
-def load(path, service_names, service_position, num_prototypes: int) -> Knowledge:
+def load(path, service_names, service_position, num_prototypes: int, variant: str = "rules") -> Knowledge:
     """Exactly `num_prototypes` prototypes: the file's rules, then services spread over the topology, then free ones.
 
     Args:
         path: of a knowledge file; empty: no rules.
+        variant: 'rules', or an ablation: 'shuffled' deals the rules' words, components and modalities out among the
+            rules anew; 'random' replaces all rows by random ones of the same norm; 'none' has no rules.
         service_names: of the system; components of rules that match none are warned about and have no position.
         service_position: [services, 8], Laplacian positions.
 
     Raises:
         InputError: the file is missing, is not valid, or has more rules than prototypes.
     """
-    rules = read_rules(path) if path else []
+    rules = read_rules(path) if path and variant != "none" else []
     if len(rules) > num_prototypes:
         raise InputError(
             f"{path} has {len(rules)} rules, config.model.num_prototypes is {num_prototypes}; "
@@ -61,19 +64,23 @@ def load(path, service_names, service_position, num_prototypes: int) -> Knowledg
         )
     service_position = np.asarray(service_position, np.float32).reshape(len(service_names), POSITION_DIM)
     names, keys = [], []
-    for rule in rules:
-        text = [rule["name"], rule["kind"], *rule["components"], rule["description"]]
-        text += [signal for m in MODALITIES for signal in rule["signals"].get(m, [])]
-        flags = [bool(rule["signals"].get(m)) for m in MODALITIES]
+    contents = [_content(rule) for rule in rules]
+    for rule, content in zip(rules, _shuffled(contents) if variant == "shuffled" else contents, strict=True):
+        where = f"{path}: rule {rule['name']}"
         names.append(rule["name"])
-        keys.append(_row(" ".join(text), _position(rule, service_names, service_position, path), flags))
+        position = _position(content.components, service_names, service_position, where)
+        keys.append(_row(content.words, position, content.modalities))
     for i in _spread(service_position)[: num_prototypes - len(names)]:
         names.append(f"topology: {service_names[i]}")
-        keys.append(_row(names[-1], service_position[i], [False] * len(MODALITIES)))
+        keys.append(_row(_words(names[-1]), service_position[i], [False] * len(MODALITIES)))
     for i in range(num_prototypes - len(names)):
         names.append(f"free-{i}")
-        keys.append(_row(names[-1], np.zeros(POSITION_DIM), [False] * len(MODALITIES)))
-    return Knowledge(tuple(names), np.stack(keys).astype(np.float32))
+        keys.append(_row(_words(names[-1]), np.zeros(POSITION_DIM), [False] * len(MODALITIES)))
+    keys = np.stack(keys).astype(np.float32)
+    if variant == "random":
+        rows = np.random.default_rng(0).normal(size=keys.shape)
+        keys = rows * (np.linalg.norm(keys, axis=1) / np.linalg.norm(rows, axis=1))[:, None]
+    return Knowledge(tuple(names), keys.astype(np.float32))
 
 
 def read_rules(path) -> list[dict]:
@@ -123,13 +130,45 @@ def _check_texts(values, where: str) -> None:
         raise InputError(f"{where} must be a list of texts (put texts with special characters in quotes)")
 
 
-def _position(rule, service_names, service_position, path) -> np.ndarray:
-    """Mean Laplacian position of the services that the rule's components match."""
+class _Content(NamedTuple):
+    """What a rule's row is made of."""
+
+    words: list[str]
+    components: list[str]
+    modalities: list[bool]  # which of MODALITIES it names
+
+
+def _content(rule) -> _Content:
+    text = [rule["name"], rule["kind"], *rule["components"], rule["description"]]
+    text += [signal for m in MODALITIES for signal in rule["signals"].get(m, [])]
+    return _Content(_words(" ".join(text)), rule["components"], [bool(rule["signals"].get(m)) for m in MODALITIES])
+
+
+def _shuffled(contents: list[_Content]) -> list[_Content]:
+    """The same words, components and modalities dealt out anew; a row keeps its number of words."""
+    rng = np.random.default_rng(0)
+    pool = [word for content in contents for word in content.words]
+    pool = [pool[i] for i in rng.permutation(len(pool))]
+    out = []
+    for content, i, j in zip(contents, _derangement(len(contents), rng), _derangement(len(contents), rng), strict=True):
+        out.append(_Content([pool.pop() for _ in content.words], contents[i].components, contents[j].modalities))
+    return out
+
+
+def _derangement(count: int, rng) -> np.ndarray:
+    """A permutation that leaves nothing in its place (where there are two or more)."""
+    order, out = rng.permutation(count), np.zeros(count, int)
+    out[order] = np.roll(order, 1)
+    return out
+
+
+def _position(components, service_names, service_position, where: str) -> np.ndarray:
+    """Mean Laplacian position of the services that the components match."""
     matched = set()
-    for pattern in rule["components"]:
+    for pattern in components:
         hits = {i for i, name in enumerate(service_names) if fnmatch.fnmatchcase(name.split("@")[0], pattern)}
         if not hits:
-            log.warning("%s: rule %s names %r, which this system does not have", path, rule["name"], pattern)
+            log.warning("%s names %r, which this system does not have", where, pattern)
         matched |= hits
     return service_position[sorted(matched)].mean(axis=0) if matched else np.zeros(POSITION_DIM)
 
@@ -147,15 +186,18 @@ def _spread(positions: np.ndarray) -> list[int]:
     return order
 
 
-def _row(text: str, position: np.ndarray, flags: list[bool]) -> np.ndarray:
+def _row(words: list[str], position: np.ndarray, flags: list[bool]) -> np.ndarray:
     """Three parts, each of norm at most 1."""
     position = position / max(1.0, float(np.linalg.norm(position)))
-    return np.concatenate([_hashed_words(text), position, np.array(flags, np.float32) / np.sqrt(len(flags))])
+    return np.concatenate([_hashed(words), position, np.array(flags, np.float32) / np.sqrt(len(flags))])
 
 
-def _hashed_words(text: str) -> np.ndarray:
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _hashed(words: list[str]) -> np.ndarray:
     """Words and neighbouring pairs of words, each a fixed random sign pattern; unit norm."""
-    words = re.findall(r"[a-z0-9]+", text.lower())
     total = np.zeros(TEXT_DIM)
     for token in words + [f"{a} {b}" for a, b in zip(words, words[1:], strict=False)]:
         digest = hashlib.blake2b(token.encode(), digest_size=TEXT_DIM // 8).digest()

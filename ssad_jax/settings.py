@@ -8,6 +8,9 @@ from data_prep.errors import InputError
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
     "model.skip_init": ("expectation", "zero"),
+    "model.temporal": ("gru", "none"),
+    "model.memory": (True, False),
+    "knowledge.variant": ("rules", "shuffled", "random", "none"),
     "model.precision": ("float32", "bfloat16"),
     "parallel.mapping": ("pmap", "shard_map"),
     "score.variant": ("calibrated", "paper"),
@@ -15,7 +18,7 @@ CHOICES = {
     "score.conformal_windows": ("all", "disjoint"),
 }
 WHOLE = {  # least value
-    "model.hidden_dim": 1, "model.num_graph_layers": 1, "model.num_prototypes": 1, "views.window_jitter": 0,
+    "model.hidden_dim": 1, "model.num_graph_layers": 0, "model.num_prototypes": 1, "views.window_jitter": 0,
     "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "score.batch_runs": 1,
     "score.bootstrap": 0, "score.accept_windows": 3, "alerts.min_windows": 1, "alerts.log_lines": 0,
     "alerts.traces": 0,
@@ -47,13 +50,18 @@ def check(config) -> None:
             "or set --config.knowledge.path"
         )
     for key, choices in CHOICES.items():
-        _require(config, key, lambda x, choices=choices: x in choices, " or ".join(choices))
+        _require(config, key, lambda x, choices=choices: x in choices, " or ".join(map(str, choices)))
     for key, least in WHOLE.items():
         _require(config, key, lambda x, least=least: x >= least, f"{least} or more")
     for key in POSITIVE:
         _require(config, key, lambda x: 0 < x < math.inf, "a number above 0")
     for key in AT_LEAST_ZERO:
         _require(config, key, lambda x: 0 <= x < math.inf, "0 or more")
+    if not (config.loss.reconstruction or config.loss.contrastive or config.loss.knowledge and config.model.memory):
+        raise InputError(
+            "all terms of the loss are switched off; set one of --config.loss.reconstruction, contrastive or knowledge "
+            "(which needs --config.model.memory) above 0"
+        )
     for key in BELOW_ONE:
         _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
     for key in INSIDE:

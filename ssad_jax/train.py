@@ -159,7 +159,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     knowledge = find_knowledge(config, prepared)
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
     optimizer = make_optimizer(config)
-    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge is not None else {}
+    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)}
     own_streams = streams(config.seed, num_networks(config))
     state, done = _start(config, lambda: init_state(method.init, optimizer, own_streams), rules, workdir)
     first_step = int(state["step"].max())
@@ -229,12 +229,10 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
 
 
 def find_knowledge(config, prepared: Prepared):
-    """The knowledge file turned into prototype keys for this system, or None without one."""
-    if not config.knowledge.path:
-        return None
-    system = prepared.system
+    """The knowledge file turned into prototype keys for this system."""
+    known, system = config.knowledge, prepared.system
     return load_knowledge(
-        config.knowledge.path, system.service_names, system.service_position, config.model.num_prototypes
+        known.path, system.service_names, system.service_position, config.model.num_prototypes, known.variant
     )
 
 

@@ -15,7 +15,7 @@ from ssad_jax.scoring.attribution import observed_signals
 from ssad_jax.scoring.detectors import Scored, calibrate
 from ssad_jax.scoring.terms import Columns, Terms, all_columns
 
-NET_LATENCY = "net latency, maximum"
+NET_LATENCY = "net latency, mean"  # of the calls in a window; their maximum has too heavy a tail
 PROCESSOR = re.compile(r"cpu", re.IGNORECASE)
 
 
@@ -38,7 +38,7 @@ def _columns(prepared: Prepared, processor: bool) -> Columns:
     """The residual columns that the recipe looks at."""
     system, everything = prepared.system, all_columns(prepared.system)
     use = np.zeros(len(everything.node), bool)
-    for i, (node, channel, kind) in enumerate(zip(*everything, strict=True)):
+    for i, (node, channel, kind, _) in enumerate(zip(*everything, strict=True)):
         name = system.channels[NODE_KINDS[kind]][channel]
         metric = processor and name == "level" and PROCESSOR.search(system.node_names[node]) is not None
         use[i] = (NODE_KINDS[kind], name) in (("log", "count"), ("dependency", NET_LATENCY)) or metric

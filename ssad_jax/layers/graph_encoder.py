@@ -34,7 +34,10 @@ class KindLinear(nnx.Module):
 
 
 class GraphEncoder(nnx.Module):
-    """X -> H^0 = relu(X W_o + b_o), a W_o and b_o for each kind -> L GCN layers -> H^L; READOUT -> g."""
+    """X -> H^0 = relu(X W_o + b_o), a W_o and b_o for each kind -> L GCN layers -> H^L; READOUT -> g.
+
+    Without layers a node sees itself alone.
+    """
 
     def __init__(self, hidden: int, num_layers: int, dropout_rate: float, *, rngs: nnx.Rngs):
         self.num_layers, self.dropout_rate = num_layers, dropout_rate

@@ -49,6 +49,15 @@ class KnowledgeMemory(nnx.Module):
         return Recall(u, attention, gate, nearest, memory[nearest])
 
 
+class NoMemory(nnx.Module):
+    """The ablation: u = s, and the only prototype is the state itself, so that its distance is 0."""
+
+    def __call__(self, s: jax.Array, keys: jax.Array) -> Recall:
+        """s [..., H]; the keys are not used."""
+        one = jnp.ones_like(s[..., :1])
+        return Recall(s, one, one, jnp.zeros(s.shape[:-1], jnp.int32), s)
+
+
 def nearest_prototype(u: jax.Array, memory: jax.Array) -> jax.Array:
     """Index [...] of the row of memory [P, H] with the highest cosine similarity to u [..., H]."""
     return jnp.argmax(normalise(u) @ normalise(memory).T, axis=-1)

@@ -1,4 +1,4 @@
-"""The temporal encoder s_t = GRU(g_t, s_{t-1}), one layer, as a masked `lax.scan`."""
+"""The temporal encoder s_t = GRU(g_t, s_{t-1}), one layer, as a masked `lax.scan`; and one without history."""
 
 import jax
 import jax.numpy as jnp
@@ -41,3 +41,18 @@ class Temporal(nnx.Module):
         start = jnp.zeros_like(projected[:, 0, : self.hidden])
         _, states = jax.lax.scan(advance, start, (projected.swapaxes(0, 1), mask.T), unroll=UNROLL)
         return states.swapaxes(0, 1)
+
+
+class PerWindow(nnx.Module):
+    """The ablation: s_t = tanh(W g_t + b), a state of one window alone. Called as `Temporal` is."""
+
+    def __init__(self, in_features: int, hidden: int, *, rngs: nnx.Rngs):
+        self.of_input = nnx.Linear(in_features, hidden, rngs=rngs)
+
+    def step(self, state: jax.Array, projected: jax.Array) -> jax.Array:
+        """Projected input W g + b [..., H] -> state [..., H]; the state before is not used."""
+        return jnp.tanh(projected)
+
+    def __call__(self, g: jax.Array, mask: jax.Array) -> jax.Array:
+        """g [B, S, F] -> s [B, S, H]."""
+        return jnp.tanh(self.of_input(g))

@@ -21,10 +21,10 @@ from ssad_jax.layers import propagation
 from ssad_jax.layers.decoder import Decoder
 from ssad_jax.layers.graph_encoder import GraphEncoder
 from ssad_jax.layers.hashing import fold, window_keys, words
-from ssad_jax.layers.knowledge import KnowledgeMemory
+from ssad_jax.layers.knowledge import KnowledgeMemory, NoMemory
 from ssad_jax.layers.layout import Graphs, Layout
 from ssad_jax.layers.similarity import cosine, normalise
-from ssad_jax.layers.temporal import Temporal
+from ssad_jax.layers.temporal import PerWindow, Temporal
 from ssad_jax.objectives import views
 from ssad_jax.objectives.alignment import alignment, alignment_error, assign, state_variance, usage_entropy
 from ssad_jax.objectives.contrastive import info_nce, is_negative
@@ -63,9 +63,12 @@ class Network(nnx.Module):
     def __init__(self, model, num_prototypes: int, *, rngs: nnx.Rngs):
         hidden = model.hidden_dim
         self.encoder = GraphEncoder(hidden, model.num_graph_layers, model.dropout, rngs=rngs)
-        self.temporal = Temporal(hidden, hidden, rngs=rngs)
+        self.temporal = {"gru": Temporal, "none": PerWindow}[model.temporal](hidden, hidden, rngs=rngs)
         self.decoder = Decoder(hidden, model.skip_init, rngs=rngs)
-        self.memory = KnowledgeMemory(knowledge_files.KEY_DIM, num_prototypes, hidden, rngs=rngs)
+        if model.memory:
+            self.memory = KnowledgeMemory(knowledge_files.KEY_DIM, num_prototypes, hidden, rngs=rngs)
+        else:
+            self.memory = NoMemory()
         self.embedding = nnx.Linear(hidden, EMBEDDING_DIM, rngs=rngs)
 
 
@@ -88,6 +91,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         knowledge = knowledge_files.load("", (), (), config.model.num_prototypes)
     layout = Layout.of(system)
     memory_keys = jnp.asarray(knowledge.keys)
+    prototype_names = knowledge.names if config.model.memory else ("none",)
     weights, perturb = config.loss, config.views
     # Start ticks so far apart share no tick, also where a view is shifted.
     apart = config.data.window_length + perturb.window_jitter * config.data.stride
@@ -120,19 +124,24 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         nodes, g = model.encoder(graphs.context, graphs.signal, masked, connect(graphs), layout, keys, dtype)
         return View(nodes, model.temporal(g, window_mask))
 
-    def two_views(model: Network, batch: Batch, keys, training: bool):
-        """The masked anchor and the perturbed positive of the same windows: graphs, masked [B, S, n], View, View."""
-        graphs, keys = layout.arrange(batch.graphs), words(keys)
-        per_window = window_keys(fold(keys, WINDOWS), batch.window_mask.shape[1])
+    def masked_view(model: Network, batch: Batch, keys, training: bool):
+        """The anchor: graphs, masked [B, S, n], View."""
+        graphs = layout.arrange(batch.graphs)
+        per_window = window_keys(fold(words(keys), WINDOWS), batch.window_mask.shape[1])
         masked = views.random_mask(fold(per_window, MASK), layout.unit_hash, layout.node_mask, weights.mask_ratio)
-        other = views.jitter(fold(keys, JITTER), graphs, batch.window_mask, perturb.window_jitter)
-        other = views.drop_edges(fold(per_window, EDGES), other, perturb.edge_drop)
-        other = views.drop_attributes(fold(per_window, ATTRIBUTES), other, perturb.attribute_drop)
-        streams = (ANCHOR_DROPOUT, POSITIVE_DROPOUT)
-        first, second = (fold(per_window, stream) if training else None for stream in streams)
-        anchor = encode(model, graphs, masked, batch.window_mask, first)
-        positive = encode(model, other, None, batch.window_mask, second)
-        return graphs, masked, anchor, positive
+        dropout = fold(per_window, ANCHOR_DROPOUT) if training else None
+        return graphs, masked, encode(model, graphs, masked, batch.window_mask, dropout)
+
+    def perturbed_view(model: Network, batch: Batch, keys, training: bool) -> View:
+        """The positive of the same windows, unmasked."""
+        keys = words(keys)
+        per_window = window_keys(fold(keys, WINDOWS), batch.window_mask.shape[1])
+        graphs = layout.arrange(batch.graphs)
+        graphs = views.jitter(fold(keys, JITTER), graphs, batch.window_mask, perturb.window_jitter)
+        graphs = views.drop_edges(fold(per_window, EDGES), graphs, perturb.edge_drop)
+        graphs = views.drop_attributes(fold(per_window, ATTRIBUTES), graphs, perturb.attribute_drop)
+        dropout = fold(per_window, POSITIVE_DROPOUT) if training else None
+        return encode(model, graphs, None, batch.window_mask, dropout)
 
     def embed(model: Network, state: jax.Array) -> jax.Array:
         """z [B * S, EMBEDDING_DIM] of states u [B, S, H].
@@ -151,39 +160,41 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
 
         Returns:
             sums: by term, local sums times the term's weight; counts: by term, local; the term is sum / count after
-            both are added over devices. diagnostics: name -> (sum, count), to be added over devices likewise.
+            both are added over devices; terms of weight 0 are not there. diagnostics: name -> (sum, count), to be added
+            over devices likewise.
         """
         model = network(params)
         mask = batch.window_mask
-        graphs, masked, anchor, positive = two_views(model, batch, keys, training=True)
-
-        prediction = model.decoder(anchor.nodes, anchor.state, graphs.context, layout)
-        entries = masked_entries(masked, layout.signal_mask, mask)
-        error, error_count = masked_error(prediction, graphs.signal, entries)
-
-        recalled, recalled_positive = (model.memory(view.state, memory_keys) for view in (anchor, positive))
-        contrast, contrast_count, diagnostics = info_nce(
-            embed(model, recalled.state), embed(model, recalled_positive.state), batch.start_tick.reshape(-1),
-            mask.reshape(-1), gather, apart, weights.temperature,
-        )  # fmt: skip
-        memory, state = model.memory.prototypes(memory_keys), recalled.state.reshape(mask.size, -1)
-        assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
-        distance, distance_count = alignment(state, assigned, mask.reshape(-1))
-
-        sums = {
-            "reconstruction": weights.reconstruction * error,
-            "contrastive": weights.contrastive * contrast,
-            "knowledge": weights.knowledge * distance,
+        graphs, masked, anchor = masked_view(model, batch, keys, training=True)
+        recalled = model.memory(anchor.state, memory_keys)
+        state, everywhere = recalled.state.reshape(mask.size, -1), gather(mask.reshape(-1))
+        sums, counts = {}, {}
+        # What shows a collapse.
+        entropy = usage_entropy(gather(recalled.nearest.reshape(-1)), everywhere, len(prototype_names))
+        diagnostics = {
+            "gate": (jnp.where(mask, recalled.gate.mean(-1), 0).sum(), mask.sum()),
+            "prototype_entropy": (entropy * mask.sum(), mask.sum()),
+            "state_variance": (state_variance(gather(state), everywhere) * mask.sum(), mask.sum()),
         }
-        counts = {"reconstruction": error_count, "contrastive": contrast_count, "knowledge": distance_count}
-        # The paper's terms without their weights, and what shows a collapse.
-        diagnostics["masked_log_error"] = masked_log_error(prediction, graphs.signal, entries)
-        diagnostics["gate"] = (jnp.where(mask, recalled.gate.mean(-1), 0).sum(), mask.sum())
-        everywhere = gather(mask.reshape(-1))
-        entropy = usage_entropy(gather(recalled.nearest.reshape(-1)), everywhere, len(knowledge.names))
-        variance = state_variance(gather(state), everywhere)
-        diagnostics["prototype_entropy"] = (entropy * mask.sum(), mask.sum())
-        diagnostics["state_variance"] = (variance * mask.sum(), mask.sum())
+        if weights.reconstruction:
+            prediction = model.decoder(anchor.nodes, anchor.state, graphs.context, layout)
+            entries = masked_entries(masked, layout.signal_mask, mask)
+            error, counts["reconstruction"] = masked_error(prediction, graphs.signal, entries)
+            sums["reconstruction"] = weights.reconstruction * error
+            diagnostics["masked_log_error"] = masked_log_error(prediction, graphs.signal, entries)
+        if weights.contrastive:
+            positive = model.memory(perturbed_view(model, batch, keys, training=True).state, memory_keys)
+            contrast, counts["contrastive"], similarities = info_nce(
+                embed(model, recalled.state), embed(model, positive.state), batch.start_tick.reshape(-1),
+                mask.reshape(-1), gather, apart, weights.temperature,
+            )  # fmt: skip
+            sums["contrastive"] = weights.contrastive * contrast
+            diagnostics |= similarities
+        if weights.knowledge and config.model.memory:
+            memory = model.memory.prototypes(memory_keys)
+            assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
+            distance, counts["knowledge"] = alignment(state, assigned, mask.reshape(-1))
+            sums["knowledge"] = weights.knowledge * distance
         return sums, counts, jax.lax.stop_gradient(diagnostics)
 
     def masked_log_error(prediction, signal, entries):
@@ -251,10 +262,11 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             windows that do not overlap, nan elsewhere.
         """
         model = network(params)
-        _, _, anchor, positive = two_views(model, batch, keys, training=False)
+        _, _, anchor = masked_view(model, batch, keys, training=False)
+        positive = perturbed_view(model, batch, keys, training=False)
         z, other = (embed(model, model.memory(view.state, memory_keys).state) for view in (anchor, positive))
         mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
         negative = is_negative(tick, mask, tick, mask, apart)
         return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
 
-    return Method(init, loss, score, pair_distances, knowledge.names)
+    return Method(init, loss, score, pair_distances, prototype_names)

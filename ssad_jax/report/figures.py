@@ -1,4 +1,4 @@
-"""The report's plots, each as a data URI of an SVG or PNG image: inside an <img> no script in it could run."""
+"""The report's statistical plots, each as a data URI of an SVG image: inside an <img> no script in it could run."""
 
 import base64
 import io
@@ -7,14 +7,16 @@ import matplotlib
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
+from scipy.stats import binom
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ssad_jax.report.pairs import PairDistances
 from ssad_jax.scoring.assess import Detector, TestWindows
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
-SCORE, ALERT, FAULT, UNSURE = "#1d4ed8", "#c2410c", "#fca5a5", "#e5e7eb"
-SERIES = ("#1d4ed8", "#c2410c", "#0f766e", "#7c3aed", "#b45309", "#be185d", "#4d7c0f", "#0369a1", "#6b7280")
+INK, MUTED, GRID, BAND = "#1b2733", "#6b7a89", "#e4e9ee", "#d3dde7"
+SCORE, ALERT = "#0b5cad", "#c7410b"
+SERIES = ("#0b5cad", "#d55e00", "#009e73", "#9467bd", "#b8860b", "#cc79a7", "#56b4e9", "#555555")  # after Okabe and Ito
+TERMS = ("#0b5cad", "#009e73", "#cc79a7")  # reconstruction, temporal, prior: as in the style sheet
 STYLE = {
     "font.family": "sans-serif", "font.size": 9, "axes.edgecolor": MUTED, "axes.labelcolor": INK,
     "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10, "axes.titleweight": "bold",
@@ -22,19 +24,16 @@ STYLE = {
     "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False, "legend.fontsize": 8,
     "svg.hashsalt": "ssad", "text.parse_math": False,  # names from telemetry may hold dollar signs
 }  # fmt: skip
-ROWS, WINDOWS_PER_ROW = 12, 240  # of the timeline
 
 
 def _figure(width, height, **kwargs):
     return Figure(figsize=(width, height), layout="constrained", **kwargs)
 
 
-def _uri(figure, form="svg") -> str:
+def _uri(figure) -> str:
     buffer = io.BytesIO()
-    extra = {"metadata": {"Date": None}} if form == "svg" else {"dpi": 160}
-    figure.savefig(buffer, format=form, **extra)
-    media = "image/svg+xml" if form == "svg" else "image/png"
-    return f"data:{media};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def styled(draw):
@@ -47,67 +46,6 @@ def styled(draw):
     return wrapped
 
 
-@styled
-def timeline(test: TestWindows, detector: Detector) -> tuple[str, int]:
-    """Score over test time: (image, number of windows shown).
-
-    Segments stand side by side with the unobserved time between them cut out. Where there is more test time than
-    fits, rows with faults come before rows without; rows stay in time order.
-    """
-    rows = _timeline_rows(test)
-    figure = _figure(10.6, 0.35 + 1.15 * len(rows))
-    axes = np.atleast_1d(figure.subplots(len(rows), 1))
-    finite = detector.score[np.isfinite(detector.score)]
-    low = min(float(finite.min()), 0.0) if len(finite) else 0.0
-    top = max(float(finite.max()), detector.threshold) if len(finite) else 1.0
-    linear = max(abs(detector.threshold), 1.0)
-    shown = 0
-    for axis, members in zip(axes, rows, strict=True):
-        x, shown = np.arange(len(members)), shown + len(members)
-        for value, colour in ((1, FAULT), (-1, UNSURE)):
-            for first, last in _stretches(test.label[members] == value):
-                axis.axvspan(first - 0.5, last + 0.5, color=colour, alpha=0.55, linewidth=0)
-        cuts = np.flatnonzero(np.diff(test.segment[members])) + 1
-        for part in np.split(x, cuts):
-            axis.plot(part, detector.score[members][part], color=SCORE, linewidth=1.0)
-        raised = detector.alert[members]
-        axis.plot(x[raised], detector.score[members][raised], ".", color=ALERT, markersize=3.5)
-        axis.axhline(detector.threshold, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-        for c in cuts:
-            axis.axvline(c - 0.5, color=MUTED, linewidth=0.7)
-        _time_ticks(axis, test, members, np.concatenate([[0], cuts]))
-        axis.set_yscale("symlog", linthresh=linear)
-        axis.set_ylim(low * 1.1 - 0.1, top * 1.4)
-        axis.set_xlim(-0.5, max(len(m) for m in rows) - 0.5)
-        _plain_numbers(axis.yaxis)
-        axis.grid(False, axis="x")
-        axis.tick_params(labelsize=7, length=2)
-    return _uri(figure, "png" if shown > 4000 else "svg"), shown
-
-
-def _timeline_rows(test: TestWindows) -> list[np.ndarray]:
-    rows, current = [], []
-    for s in np.unique(test.segment):
-        members = np.flatnonzero(test.segment == s)
-        for block in np.array_split(members, -(-len(members) // WINDOWS_PER_ROW)):
-            if current and sum(map(len, current)) + len(block) > WINDOWS_PER_ROW:
-                rows.append(np.concatenate(current))
-                current = []
-            current.append(block)
-    rows.append(np.concatenate(current))
-    faulty = [bool((test.label[r] == 1).any()) for r in rows]
-    order = sorted(range(len(rows)), key=lambda i: (not faulty[i], i))[:ROWS]
-    return [rows[i] for i in sorted(order)]
-
-
-def _time_ticks(axis, test: TestWindows, members, starts) -> None:
-    """Time of day (UTC) at the first window of segments that have room for it; the date at the first of a row."""
-    kept = [s for i, s in enumerate(starts) if i == 0 or s - starts[i - 1] >= WINDOWS_PER_ROW / 16]
-    times = test.start_unix_nano[members][kept].astype("datetime64[ns]").astype("datetime64[s]")
-    labels = [str(t).replace("T", " ") if i == 0 else str(t)[11:] for i, t in enumerate(times)]
-    axis.set_xticks(kept, labels, ha="left")
-
-
 def _plain_numbers(axis) -> None:
     """Ticks of a symmetric logarithmic axis at 0, 1, 2, 5, 10, ... (powers would need math text, which is off)."""
     axis.set_minor_locator(ticker.NullLocator())
@@ -117,11 +55,6 @@ def _plain_numbers(axis) -> None:
     thin = wanted if len(wanted) <= 8 else [v for v in wanted if v == 0 or np.log10(abs(v)) % 1 == 0]
     axis.set_major_locator(ticker.FixedLocator(thin))
     axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def _stretches(mask: np.ndarray) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], mask, [False]])))
-    return [(int(a), int(b) - 1) for a, b in zip(edges[::2], edges[1::2], strict=True)]
 
 
 @styled
@@ -186,11 +119,11 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
         boxes = axis.boxplot(
             data, positions=place, widths=step * 0.75, orientation="horizontal", patch_artist=True, whis=(5, 95),
             showfliers=False, manage_ticks=False, medianprops={"color": INK, "linewidth": 1.2},
-            whiskerprops={"color": SERIES[i], "linewidth": 1.0}, capprops={"color": SERIES[i]},
+            whiskerprops={"color": TERMS[i], "linewidth": 1.0}, capprops={"color": TERMS[i]},
         )  # fmt: skip
         for box in boxes["boxes"]:
-            box.set(facecolor=SERIES[i], alpha=0.55, edgecolor=SERIES[i])
-        axis.plot([], [], color=SERIES[i], linewidth=5, alpha=0.55, label=name)
+            box.set(facecolor=TERMS[i], alpha=0.55, edgecolor=TERMS[i])
+        axis.plot([], [], color=TERMS[i], linewidth=5, alpha=0.55, label=name)
     axis.set_yticks([-g for g in range(len(groups))], [f"{name} ({int(m.sum())})" for name, m in groups])
     axis.set_xscale("symlog", linthresh=2)
     _plain_numbers(axis.xaxis)
@@ -201,18 +134,32 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
 
 
 @styled
-def expectation(names: list[str], observed: np.ndarray, expected: np.ndarray, here: int) -> str:
-    """Observed and expected values of a few signals ([k, T] each) over the windows around an alert."""
-    figure = _figure(10.2, 1.55)
-    for axis, name, seen, wanted in zip(
-        np.atleast_1d(figure.subplots(1, len(names))), names, observed, expected, strict=True
-    ):
-        x = np.arange(len(seen)) - here
-        axis.axvline(0, color=FAULT, linewidth=6, alpha=0.6)
-        axis.plot(x, wanted, color=MUTED, linewidth=1.1, linestyle=(0, (4, 2)), label="expected")
-        axis.plot(x, seen, color=SCORE, linewidth=1.3, label="observed")
-        axis.set_title(name if len(name) <= 44 else name[:43] + "…", fontsize=8, fontweight="normal")
-        axis.tick_params(labelsize=7, length=2)
-        axis.set_xlabel("windows from the alert", fontsize=7)
-    axis.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=7)
+def false_alarm_rates(p_values: np.ndarray, independent: int, least: float, normal: bool) -> str:
+    """Nominal against observed false alarm rate: how often windows held to be normal get a p-value that small.
+
+    Args:
+        p_values: [m] conformal p-values of windows that should be normal.
+        independent: how many of them share no time (they widen the band of what chance explains).
+        least: the smallest p-value that there is.
+        normal: whether labels call the windows normal.
+    """
+    figure = _figure(5.4, 3.5)
+    axis = figure.subplots()
+    nominal = np.geomspace(min(max(least, 1e-4), 0.1), 1.0, 80)
+    observed = np.searchsorted(np.sort(p_values), nominal, side="right") / len(p_values)
+    low, high = (binom.ppf(q, max(independent, 1), nominal) / max(independent, 1) for q in (0.025, 0.975))
+    floor = 0.4 * min(nominal[0], 1 / len(p_values))
+    axis.fill_between(nominal, np.maximum(low, floor), np.maximum(high, floor), color=BAND, linewidth=0,
+                      label=f"95% of chance ({independent} disjoint windows)")  # fmt: skip
+    axis.plot(nominal, nominal, color=MUTED, linewidth=1.0, linestyle=(0, (4, 3)), label="as promised")
+    axis.plot(nominal, np.maximum(observed, floor), color=SCORE, linewidth=1.8, drawstyle="steps-post",
+              label=f"observed ({len(p_values)} windows)")  # fmt: skip
+    axis.set(xscale="log", yscale="log", xlim=(nominal[0], 1), ylim=(floor, 1.15))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_major_locator(ticker.FixedLocator([10.0**e for e in range(-4, 1) if 10.0**e >= floor]))
+        side.set_minor_locator(ticker.NullLocator())
+        side.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    which = "normal" if normal else "all"
+    axis.set(xlabel="nominal rate (p-value at which to alert)", ylabel=f"share of {which} test windows")
+    figure.legend(loc="outside upper center", ncols=3, columnspacing=1.2)
     return _uri(figure)

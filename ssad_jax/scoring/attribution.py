@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ssad_jax.prepared import NODE_KINDS, System
-from ssad_jax.scoring.calibration import Calibration
+from ssad_jax.scoring.calibration import Calibration, column_errors
 from ssad_jax.scoring.terms import Columns
 
 CALLER_SHARE = 0.5
@@ -61,7 +61,7 @@ def top_deviations(
     `residual` and `observed` [C]: what the method could not explain, and the window's scaled signals, in the
     order of `place`.
     """
-    error = np.abs(residual) / calibration.scale
+    error = column_errors(residual - calibration.centre, calibration.scale, place)
     spread = dict(zip(calibration.kinds.tolist(), calibration.kind_spread, strict=True))
     middle = dict(zip(calibration.kinds.tolist(), calibration.kind_median, strict=True))
     rank = np.array([(e - middle[k]) / spread[k] for e, k in zip(error, place.kind.tolist(), strict=True)])

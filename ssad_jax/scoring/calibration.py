@@ -43,10 +43,11 @@ MIN_TERM_WINDOWS = 10  # with history; fewer calibrate nothing, and the secondar
 class Calibration:
     """What was fitted; `arrays` and `from_arrays` take it through an .npz file."""
 
+    centre: np.ndarray  # [C] f32: mean of each residual column in normal time
     scale: np.ndarray  # [C] f32: normal scale of each residual column
     kinds: np.ndarray  # [K] int: the node kinds that occur, indices into NODE_KINDS
     kind_median: np.ndarray  # [K]
-    kind_spread: np.ndarray  # [K]: q95 - median
+    kind_spread: np.ndarray  # [K]: what the worst window of a normal run usually exceeds the median by
     term_median: np.ndarray  # [2]: temporal, prior
     term_spread: np.ndarray  # [2]; infinite where they could not be calibrated
     warm_up: np.ndarray  # scalar int: windows of a run before temporal and prior mean anything
@@ -73,7 +74,8 @@ class Scores(NamedTuple):
 
 
 def fit_calibration(
-    place: Columns, fit: Terms, held_out: Terms, run: np.ndarray, num_nodes: int, warm_up: int, score_config
+    place: Columns, fit: Terms, held_out: Terms, before: np.ndarray, run: np.ndarray, num_nodes: int, warm_up: int,
+    score_config,
 ) -> tuple[Calibration, Scores]:
     """Fit on normal windows.
 
@@ -81,6 +83,7 @@ def fit_calibration(
         place: what the residual columns are.
         fit: terms of windows that the model was fitted on (for scales only; may be empty).
         held_out: terms of normal windows that it was not fitted on.
+        before: [M] the held-out window that ended when each began, -1 none.
         run: [M] the run (segment) of each held-out window.
         num_nodes: N.
         warm_up: windows of a run before temporal and prior mean anything.
@@ -98,44 +101,67 @@ def fit_calibration(
             "normal time"
         )
     floor = score_config.scale_floor
-    squares = np.square(held_out.residual, dtype=np.float64)
-    total = np.square(fit.residual, dtype=np.float64).sum(0) + squares.sum(0)
+    centre = held_out.residual.mean(0, dtype=np.float64).astype(np.float32)
+    squares = np.square(held_out.residual - centre, dtype=np.float64)
+    total = np.square(fit.residual - centre, dtype=np.float64).sum(0) + squares.sum(0)
     count = len(fit.window) + len(held_out.window)
     scale = _scale(total, count, floor)
+    lasting = lasting_residual(held_out.residual - centre, before)
     node_error = np.zeros((len(held_out.window), num_nodes), np.float32)
     for r in np.unique(run):
         own = run == r
         left = count - own.sum()
         other = _scale(total - squares[own].sum(0), left, floor) if left else scale
-        node_error[own] = node_errors(held_out.residual[own], other, place, num_nodes)
+        node_error[own] = node_errors(held_out.residual[own] - centre, lasting[own], other, place, num_nodes)
 
     kinds = np.unique(place.kind)
     errors = _kind_errors(node_error, place, kinds)
     raw_terms = np.stack([held_out.temporal, held_out.prior], axis=1)[held_out.position >= warm_up]
-    kind_median, kind_spread = _centre(errors, KIND_SPREAD_FLOOR)
+    kind_median = np.median(errors, axis=0)
+    worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
+    kind_spread = np.maximum(np.median(worst, axis=0) - kind_median, KIND_SPREAD_FLOOR)
     term_median, term_spread = _centre(raw_terms, 0.0)
     term_spread = np.maximum(term_spread, np.maximum(TERM_SPREAD_FLOOR * np.abs(term_median), 1e-6))
     if len(raw_terms) < MIN_TERM_WINDOWS:
         term_spread = np.full(2, np.inf)
     weights = np.array([score_config.alpha, score_config.beta, score_config.eta], np.float64)
     calibration = Calibration(
-        scale, kinds, kind_median, kind_spread, term_median, term_spread, np.array(warm_up), weights
+        centre, scale, kinds, kind_median, kind_spread, term_median, term_spread, np.array(warm_up), weights
     )
     return calibration, _combine(calibration, held_out, node_error, errors)
 
 
-def apply_calibration(calibration: Calibration, place: Columns, terms: Terms, num_nodes: int) -> Scores:
-    """Scores of new windows."""
-    error = node_errors(terms.residual, calibration.scale, place, num_nodes)
+def apply_calibration(
+    calibration: Calibration, place: Columns, terms: Terms, before: np.ndarray, num_nodes: int
+) -> Scores:
+    """Scores of new windows; `before` as in `fit_calibration`."""
+    residual = terms.residual - calibration.centre
+    error = node_errors(residual, lasting_residual(residual, before), calibration.scale, place, num_nodes)
     return _combine(calibration, terms, error, _kind_errors(error, place, calibration.kinds))
 
 
-def node_errors(residual: np.ndarray, scale: np.ndarray, place: Columns, num_nodes: int) -> np.ndarray:
-    """[M, N] f32: the largest scaled absolute residual over each node's channels; 0 where it has none."""
+def column_errors(residual: np.ndarray, scale: np.ndarray, place: Columns) -> np.ndarray:
+    """[..., C] how far residuals deviate, in normal scales; 0 below the expectation where only a rise deviates."""
+    return np.where(place.rising, np.maximum(residual, 0), np.abs(residual)) / scale
+
+
+def lasting_residual(residual: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """[M, C]: the residuals of a window and of the one that ended when it began, added, in the scale of one; 0 without.
+
+    Noise of two windows that share no tick adds up to sqrt(2) times that of one, a fault that lasts to twice.
+    """
+    return np.where((before >= 0)[:, None], (residual + residual[before]) * np.float32(0.5**0.5), np.float32(0))
+
+
+def node_errors(
+    residual: np.ndarray, lasting: np.ndarray, scale: np.ndarray, place: Columns, num_nodes: int
+) -> np.ndarray:
+    """[M, N] f32: the largest error over each node's channels, of the window or lasting; 0 where it has none."""
     out = np.zeros((len(residual), num_nodes), np.float32)
-    if len(place.node):
+    if len(place.node) and len(residual):
         first = np.flatnonzero(np.diff(place.node, prepend=-1))
-        out[:, place.node[first]] = np.maximum.reduceat(np.abs(residual) / scale, first, axis=1)
+        error = np.maximum(column_errors(residual, scale, place), column_errors(lasting, scale, place))
+        out[:, place.node[first]] = np.maximum.reduceat(error, first, axis=1)
     return out
 
 

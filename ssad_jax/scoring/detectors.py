@@ -72,9 +72,21 @@ def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, t
     num_nodes = len(prepared.system.kind)
     run = prepared.windows.segment[held_out.window]
     warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history
-    calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, warm_up, score_config)
-    scores = apply_calibration(calibration, place, test, num_nodes)
+    before, test_before = (_before(prepared, terms.window) for terms in (held_out, test))
+    calibration, held_out_scores = fit_calibration(
+        place, fit, held_out, before, run, num_nodes, warm_up, score_config
+    )
+    scores = apply_calibration(calibration, place, test, test_before, num_nodes)
     return Scored(place, calibration, held_out, held_out_scores, test, scores)
+
+
+def _before(prepared: Prepared, window: np.ndarray) -> np.ndarray:
+    """[M] for each window the place in `window` of the last one of its segment that shares no tick with it; -1 none."""
+    length, stride = prepared.manifest["window_length"], prepared.manifest["stride"]
+    apart = -(-length // stride) * stride
+    keys = zip(prepared.windows.segment[window].tolist(), prepared.windows.start_tick[window].tolist(), strict=True)
+    at = {key: i for i, key in enumerate(keys)}
+    return np.array([at.get((segment, tick - apart), -1) for segment, tick in at], int)
 
 
 def _same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

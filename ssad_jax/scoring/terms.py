@@ -19,6 +19,7 @@ class Columns(NamedTuple):
     node: np.ndarray  # [C] int, node slot
     channel: np.ndarray  # [C] int, signal channel
     kind: np.ndarray  # [C] int, index into NODE_KINDS
+    rising: np.ndarray  # [C] bool, only what exceeds the expectation deviates
 
 
 class Terms(NamedTuple):
@@ -48,7 +49,7 @@ def all_columns(system: System) -> Columns:
 
 def _columns(system: System, channels: np.ndarray) -> Columns:
     node, channel = np.nonzero(channels & system.node_mask[:, None])
-    return Columns(node, channel, system.kind[node].astype(int))
+    return Columns(node, channel, system.kind[node].astype(int), system.rising[node, channel])
 
 
 def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: int) -> Terms:

@@ -13,11 +13,11 @@ from data_prep import settings as data_settings
 from data_prep.errors import InputError
 
 FIGURES = ("auroc", "auprc", "tpr_at_5_percent_fpr", "hit_rate_at_1")
-# Settings that leave the scores as they are: names and places, how often something is saved, and two ways to one number.
-# The seed has a column of its own.
+# Settings that leave the scores as they are: names, places, how often something is saved, two ways to one number.
+# Seed and protocol have columns of their own.
 NO_MATTER = {
     "name", "seed", "evaluation_log", "train.checkpoint_every", "train.keep_checkpoints", "train.compilation_cache",
-    "train.resident_megabytes", "parallel.mapping", "score.bootstrap", "score.batch_runs",
+    "train.resident_megabytes", "data.protocol", "parallel.mapping", "score.bootstrap", "score.batch_runs",
     *(f"data.{key}" for key in data_settings.PLACES if key != "batch_size"),
 }  # fmt: skip
 

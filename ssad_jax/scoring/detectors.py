@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import numpy as np
 
-from ssad_jax.floors import FLOORS, signals
+from ssad_jax.floors import FLOORS
+from ssad_jax.floors.cross_fit import Windows
 from ssad_jax.prepared import Prepared
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
@@ -13,8 +14,6 @@ from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration,
 from ssad_jax.scoring.conformal import Overlap, overlap
 from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
 from ssad_jax.scoring.thresholds import Threshold, decide
-
-MOST_FIT_WINDOWS = 4096  # that a floor is fitted on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,17 +143,14 @@ def method_detectors(prepared: Prepared, scored: Scored, score_config) -> dict[s
 
 def floor_detectors(prepared: Prepared, scored: Scored, score_config, seed: int) -> dict[str, Detector]:
     """Each floor fitted on fit windows, with its threshold from the same held-out windows, on the same test windows."""
-    fit_windows = np.flatnonzero(prepared.windows.part == 0)
-    if not len(fit_windows):
+    if not (prepared.windows.part == 0).any():
         return {}
-    some = np.unique(np.linspace(0, len(fit_windows) - 1, min(MOST_FIT_WINDOWS, len(fit_windows))).astype(int))
-    fit = signals(prepared, fit_windows[some])
-    held_out, test = (signals(prepared, t.window) for t in (scored.held_out_terms, scored.terms))
-    out, layout = {}, overlap_of(prepared, scored)
+    windows = Windows(prepared, scored.held_out_terms.window, scored.terms.window)
+    layout, out = overlap_of(prepared, scored), {}
     for name, fit_floor in FLOORS.items():
-        score = fit_floor(fit, seed)
+        held_out, test = windows.scores(fit_floor, seed)
         if name == "all_positive":
-            out[name] = with_threshold(name, score(test), Threshold(0.0, "always"))
+            out[name] = with_threshold(name, test, Threshold(0.0, "always"))
         else:
-            out[name] = make_detector(name, score(held_out), score(test), score_config, None, layout)
+            out[name] = make_detector(name, held_out, test, score_config, None, layout)
     return out

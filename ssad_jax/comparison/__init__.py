@@ -1,0 +1,1 @@
+"""Several detectors under one protocol, on identical windows (`python -m ssad_jax.compare`)."""

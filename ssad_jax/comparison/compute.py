@@ -1,0 +1,123 @@
+"""Computes cells: each family on each split, with each seed, unless that is on disk already."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ssad_jax.comparison import cells
+from ssad_jax.comparison.families import RECIPE, Family
+from ssad_jax.comparison.fit import fit, make_method, untrained
+from ssad_jax.comparison.splits import Split
+from ssad_jax.floors import FLOORS
+from ssad_jax.floors.cross_fit import Windows
+from ssad_jax.floors.linear import score_linear
+from ssad_jax.floors.pyod import PYOD
+from ssad_jax.scoring.assess import Detector
+from ssad_jax.scoring.calibration import kind_names
+from ssad_jax.scoring.conformal import overlap
+from ssad_jax.scoring.detectors import Scored, make_detector, score_dataset, suspect_lists, with_threshold
+from ssad_jax.scoring.terms import scorer
+from ssad_jax.scoring.thresholds import Threshold
+
+ONLY = "score"  # the one detector of a closed family
+
+
+def compute(family: Family, split: Split, seeds: list[int], cache: dict) -> Iterator[tuple[int, dict[str, Detector]]]:
+    """The detectors of a family on a split, seed by seed.
+
+    Args:
+        cache: of the split, for what several families read.
+
+    Raises:
+        InputError, RuntimeError: from training; see `fit`.
+    """
+    config, data = family.config(split.config), split.prepared
+    if family.kind in ("trained", "untrained"):
+        method = make_method(config, split)
+        score = scorer(method)
+        fresh = ((seed, untrained(config, seed, method)) for seed in seeds)
+        for seed, params in fresh if family.kind == "untrained" else fit(config, split, seeds, method):
+            yield seed, scored_detectors(split, score_dataset(score, params, data, config.score))
+    elif family.kind == "recipe":
+        scored = score_linear(data, config.score, processor=family.name != RECIPE)
+        detectors = scored_detectors(split, scored)
+        for seed in seeds:
+            yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}
+    else:
+        if "windows" not in cache:
+            cache["windows"] = Windows(data, split.held_out, split.test)
+        for seed in seeds:
+            yield seed, {ONLY: _floor(family, split, cache["windows"], seed)}
+
+
+def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detector:
+    held_out, test = windows.scores((FLOORS | PYOD)[family.name], seed)
+    if family.name == "all_positive":
+        return with_threshold(ONLY, test, Threshold(0.0, "always"))
+    return make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, None, _overlap(split))
+
+
+def _overlap(split: Split):
+    start, facts = split.prepared.windows.start_tick[split.held_out], split.prepared.manifest
+    return overlap(start, facts["window_length"], facts["stride"])
+
+
+def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x - median) / (q95 - median) of the held-out scores: raw scores of several splits can be pooled so.
+
+    Method A's calibrated scores and terms are on this scale already.
+    """
+    middle, high = np.quantile(held_out, [0.5, 0.95])
+    spread = high - middle if high > middle else held_out.std() or 1.0
+    return (held_out - middle) / spread, (test - middle) / spread
+
+
+def scored_detectors(split: Split, scored: Scored) -> dict[str, Detector]:
+    """Both score variants (with suspects), each term and each kind of node alone, on the split's windows."""
+    for ids, own in ((split.held_out, scored.held_out_terms.window), (split.test, scored.terms.window)):
+        if not np.array_equal(ids, own):
+            raise AssertionError("a method scores other windows than the other detectors")
+    names = suspect_lists(split.prepared, scored)
+    low, high = scored.held_out, scored.scores
+    pairs = {name: (getattr(low, name), getattr(high, name)) for name in ("calibrated", "paper")}
+    pairs["paper"] = on_held_out_scale(*pairs["paper"])
+    pairs |= {name: (getattr(low, name), getattr(high, name)) for name in ("reconstruction", "temporal", "prior")}
+    pairs |= {f"kind {k}": (low.kind[:, i], high.kind[:, i]) for i, k in enumerate(kind_names(scored.calibration))}
+    layout, settings = _overlap(split), split.config.score
+    return {
+        name: make_detector(name, held_out, test, settings, names if name in ("calibrated", "paper") else None, layout)
+        for name, (held_out, test) in pairs.items()
+    }
+
+
+class Store:
+    """The cells of a comparison: what is on disk, and what is still to be computed."""
+
+    def __init__(self, workdir: Path, say):
+        self._workdir, self._say, self._program = Path(workdir), say, cells.program()
+        self.computed, self.other_program = 0, 0
+
+    def ensure(self, family: Family, split: Split, seeds: list[int], cache: dict) -> None:
+        """Compute the cells that are not there yet."""
+        paths = {seed: cells.path_of(self._workdir, split, family, seed) for seed in seeds}
+        missing = []
+        for seed, path in paths.items():
+            found = cells.load(path, split)
+            if found is None:
+                missing.append(seed)
+            else:
+                self.other_program += found.facts["program"] != self._program
+        started = time.perf_counter()
+        for seed, detectors in compute(family, split, missing, cache):
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            facts = {"program": self._program, "seconds": seconds, "device": jax.devices()[0].device_kind}
+            cells.save(paths[seed], split, cells.Cell(detectors, facts))
+            self.computed += 1
+            self._say(f"{split.name} {family.name} seed {seed}: {seconds:.1f} s")
+
+    def get(self, family: Family, split: Split, seed: int) -> cells.Cell:
+        return cells.load(cells.path_of(self._workdir, split, family, seed), split)

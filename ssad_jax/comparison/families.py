@@ -1,0 +1,112 @@
+"""What can be compared: families of detectors that one computation gives.
+
+A trained family is method A under a few other settings; one training gives several detectors (both score variants, each
+term, each kind of node). The others are fitted in closed form or by a library and give one detector each.
+"""
+
+import dataclasses
+import difflib
+import importlib.util
+
+from data_prep.errors import InputError
+from ssad_jax.floors import FLOORS
+from ssad_jax.floors.pyod import PYOD
+
+MAIN = "knowledge_ssl"
+RECIPE = "linear"
+ABLATION_SEEDS = 3
+
+# Method A without one of its parts, by the settings that say so.
+ABLATIONS: dict[str, dict] = {
+    "no_gcn": {"model.num_graph_layers": 0},
+    "no_gru": {"model.temporal": "none"},
+    "no_contrast": {"loss.contrastive": 0.0},
+    "no_knowledge": {"model.memory": False, "loss.knowledge": 0.0},
+    "no_reconstruction": {"loss.reconstruction": 0.0},
+    "shuffled_rules": {"knowledge.variant": "shuffled"},
+    "random_knowledge": {"knowledge.variant": "random"},
+}
+RECIPES = (RECIPE, "linear_cpu")
+SEEDED = ("random", "iforest", "pyod_iforest")  # of the closed and the library's ones; the others give equal scores
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """Detectors of one computation."""
+
+    name: str
+    kind: str  # trained | untrained | recipe | floor | pyod
+    overrides: tuple[tuple[str, object], ...] = ()  # of the config
+    deterministic: bool = False  # every seed gives the same
+
+    def config(self, config):
+        """A copy of `config` with this family's settings."""
+        own = config.copy_and_resolve_references()
+        own.update_from_flattened_dict(dict(self.overrides))
+        return own
+
+    def seeds(self, first: int, count: int) -> list[int]:
+        """The seeds to run of `count`: three for an ablation, one where all give the same."""
+        if self.deterministic:
+            count = 1
+        elif self.overrides or self.kind == "untrained":
+            count = min(count, ABLATION_SEEDS)
+        return list(range(first, first + count))
+
+
+def families() -> dict[str, Family]:
+    """All of them, cheap ones first."""
+    closed = [Family(name, "recipe", deterministic=True) for name in RECIPES]
+    for kind, names in (("floor", FLOORS), ("pyod", PYOD)):
+        closed += [Family(name, kind, deterministic=name not in SEEDED) for name in names]
+    trained = [Family(MAIN, "trained"), Family("untrained", "untrained")]
+    trained += [Family(name, "trained", tuple(changes.items())) for name, changes in ABLATIONS.items()]
+    return {family.name: family for family in closed + trained}
+
+
+def select(names: str, config) -> tuple[list[Family], list[str]]:
+    """The families that `--detectors` asks for, and a sentence for each that `all` leaves out.
+
+    Raises:
+        InputError: a name that does not exist, or whose library is not installed.
+    """
+    known = families()
+    missing = importlib.util.find_spec("pyod") is None
+    remedy = 'PyOD is not installed; pip install -e ".[baselines]"'
+    if names.strip() != "all":
+        wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        for name in wanted:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]!r}? " if near else ""
+                raise InputError(f"--detectors: {name!r} is unknown; {hint}there are all, {', '.join(known)}")
+            if missing and known[name].kind == "pyod":
+                raise InputError(f"--detectors: {name} cannot be computed: {remedy}")
+        if not wanted:
+            raise InputError("--detectors is empty; use all, or names separated by commas")
+        return [known[name] for name in wanted], []
+    notes, out = [], []
+    for family in known.values():
+        if family.kind == "pyod" and missing:
+            continue
+        if why := _pointless(family, config):
+            notes.append(f"{family.name} is left out: {why}")
+        else:
+            out.append(family)
+    if missing:
+        notes.append(f"{', '.join(PYOD)} are left out: {remedy}")
+    return out, notes
+
+
+def _pointless(family: Family, config) -> str:
+    """Why a family would be another one again; '' if it would not."""
+    if dict(family.overrides).get("knowledge.variant") == "shuffled" and not config.knowledge.path:
+        return "there are no rules (knowledge.path is empty)"
+    if family.overrides and all(_value(config, key) == value for key, value in family.overrides):
+        return f"the config has {', '.join(f'{k}={v}' for k, v in family.overrides)} already"
+    return ""
+
+
+def _value(config, key: str):
+    section, name = key.split(".")
+    return config[section][name]

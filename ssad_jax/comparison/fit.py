@@ -1,0 +1,40 @@
+"""Trains one family on one split with several seeds; the only place of the comparison that knows how training goes."""
+
+from collections.abc import Iterator
+
+import jax
+
+from ssad_jax import methods, train
+from ssad_jax.comparison.splits import Split
+
+UNTRAINED_SEED = 1_000_003  # added to the seed: not the networks that training started from
+
+
+def make_method(config, split: Split):
+    return methods.get(config.method).create(
+        config, split.prepared.system, train.find_knowledge(config, split.prepared)
+    )
+
+
+def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, object]]:
+    """Parameters [K, ...] of the networks of each seed after training.
+
+    On accelerators all seeds advance together in one compiled program, whose units one small network leaves idle. A CPU
+    would be slower so (five seeds of configs/smoke.py: MEASURED); there each seed is trained by itself, with the same
+    compiled program, and an interruption loses one seed at most.
+
+    Raises:
+        InputError: the config cannot be trained.
+        RuntimeError: training diverged.
+    """
+    train.enable_compilation_cache(config)
+    groups = [seeds] if jax.default_backend() != "cpu" else [[seed] for seed in seeds]
+    for group in groups:
+        params = train.fit(config, split.prepared, group, method) if group else None
+        for i, seed in enumerate(group):
+            yield seed, jax.tree.map(lambda p, i=i: p[i], params)
+
+
+def untrained(config, seed: int, method):
+    """Parameters [K, ...] before training."""
+    return train.init_params(method.init, train.streams(seed + UNTRAINED_SEED, train.num_networks(config)))

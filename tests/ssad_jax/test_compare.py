@@ -1,0 +1,281 @@
+"""The comparison from end to end on prepared splits made of numbers, with a method that needs no training."""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from data_prep.errors import InputError
+from ssad_jax import compare, prepared
+from ssad_jax.comparison import cells, compute, families, splits
+from ssad_jax.config import default_config
+from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
+from ssad_jax.prepared import CONTEXT_DIM
+from tests.synthetic import make_prepared
+
+ROOT = Path(__file__).parents[2]
+CONFIG = """
+from ssad_jax.config import default_config
+def get_config():
+    config = default_config("toy")
+    config.data.update({"prepared_dir": "data/toy", "batch_size": 8, "sequence_length": 4})
+    config.model.update({"hidden_dim": 8, "num_prototypes": 4})
+    config.train.num_epochs = 1
+    config.score.bootstrap = 20
+    return config
+"""
+
+
+def as_split(base, name):
+    """The same windows and labels, divided by fold:K, or in time order."""
+    segment, count = base.windows.segment, int(base.windows.segment.max()) + 1
+    if name == "chronological":
+        test, held_out = segment >= count * 3 // 4, (segment >= count // 2) & (segment < count * 3 // 4)
+    else:
+        test, held_out = segment % 5 == int(name[-1]), segment % 5 == (int(name[-1]) + 1) % 5
+    part = np.where(test, 2, np.where(held_out, 1, 0)).astype(np.int8)
+    windows = dataclasses.replace(base.windows, part=part, group=np.where(held_out, 0, -1).astype(np.int8))
+    runs = np.arange(len(segment), dtype=np.int32).reshape(count, -1)
+    fit = [row[i : i + 4] for row in runs if part[row[0]] == 0 for i in (0, 4, 8)]
+    return dataclasses.replace(
+        base, windows=windows, fit_sequences=np.stack(fit), calibration_runs=runs[part[runs[:, 0]] == 1],
+        test_runs=runs[part[runs[:, 0]] == 2],
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six prepared splits as the command would have made them: ten segments of twelve windows, two with a fault."""
+    path = tmp_path_factory.mktemp("compare")
+    (path / "toy.py").write_text(CONFIG)
+    base = make_prepared(segments=10)
+    for name in ("chronological", *splits.PROTOCOLS["folds"]):
+        suffix = "" if name == "chronological" else f"_{name.replace(':', '')}"
+        with prepared.Writer(path / "data" / f"toy{suffix}") as writer:
+            writer.finish(as_split(base, name), {})
+    return path
+
+
+def make_config(folder, **values):
+    config = default_config("toy")
+    config.data.prepared_dir = str(folder / "data" / "toy")
+    config.score.bootstrap = 20
+    config.update_from_flattened_dict(values)
+    return config
+
+
+def toy_method(config, split) -> Method:
+    """Expects each signal to be its context times a gain, the only parameter."""
+
+    def score(params, batch, keys=None):
+        nodes = batch.graphs.nodes
+        residual = nodes[..., CONTEXT_DIM:] - params["gain"] * nodes[..., :CONTEXT_DIM]
+        each = jnp.square(residual).mean((-1, -2))
+        temporal = jnp.concatenate([jnp.full_like(each[:, :1], jnp.nan), jnp.abs(jnp.diff(each, axis=1))], axis=1)
+        return ScoreTerms(residual, temporal, each, jnp.zeros(each.shape, jnp.int32), each, each[..., None])
+
+    return Method(lambda key: {"gain": jax.random.uniform(key, ())}, None, score, None, ("rule",))
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """Trainings are a look at the seed; records which were asked for."""
+    asked = []
+
+    def fit(config, split, seeds, method):
+        for seed in seeds:
+            asked.append((split.name, config.loss.contrastive, seed))
+            yield seed, {"gain": np.array([1.0 - 0.01 * seed], np.float32)}
+
+    monkeypatch.setattr(compute, "make_method", toy_method)
+    monkeypatch.setattr(compute, "fit", fit)
+    return asked
+
+
+def run(folder, workdir, detectors="knowledge_ssl,no_contrast,random,knn,linear", protocol="both", seeds=2, **values):
+    return compare.compare(make_config(folder, **values), detectors, protocol, seeds, workdir)
+
+
+def test_cells_are_kept_and_only_what_is_missing_or_changed_is_computed(folder, tmp_path, toy, capsys):
+    first = run(folder, tmp_path)
+    assert first["cells_computed"] == 6 * (2 + 2 + 2 + 1 + 1) and len(toy) == 6 * 4
+    text, table = (tmp_path / "comparison.json").read_text(), (tmp_path / "comparison.md").read_text()
+    toy.clear()
+
+    (gone,) = (tmp_path / "cells" / "fold3" / "knowledge_ssl").glob("seed1-*")
+    gone.unlink()
+    (torn,) = (tmp_path / "cells" / "chronological" / "knn").glob("seed0-*")
+    torn.write_bytes(torn.read_bytes()[:100])
+    again = run(folder, tmp_path)
+    assert again["cells_computed"] == 2 and toy == [("fold:3", 0.5, 1)]
+    assert (tmp_path / "comparison.md").read_text() == table
+    assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(text) | {"cells_computed": 2}
+    assert not list(tmp_path.rglob(".*partial*"))
+    toy.clear()
+
+    run(folder, tmp_path, **{"optimizer.learning_rate": 1.0})  # no matter for the linear recipe and the floors
+    assert len(toy) == 6 * 4
+    assert run(folder, tmp_path, **{"score.variant": "paper"})["cells_computed"] == 0
+    assert run(folder, tmp_path, **{"score.quantile": 0.9}, detectors="knn", protocol="chronological")["cells_computed"]
+    assert "fold:3 knowledge_ssl seed 1" in capsys.readouterr().err
+
+
+def test_figures_of_the_tables(folder, tmp_path, toy, capsys):
+    results = run(folder, tmp_path, "knowledge_ssl,no_contrast,untrained,random,linear", seeds=5)
+    folds = results["protocols"]["folds"]
+    assert set(folds["splits"]) == set(splits.PROTOCOLS["folds"])
+    assert folds["num_windows"] == 120 and folds["num_faults"] == 2 and folds["num_anomalous"] == 12
+    detectors = folds["detectors"]
+    extra = {f"knowledge_ssl: {n}" for n in ("paper", "reconstruction", "temporal", "prior", "kind log", "kind metric")}
+    assert {"knowledge_ssl", "no_contrast", "untrained", "random", "linear"} | extra <= set(detectors)
+    seeds = {name: facts["seeds"] for name, facts in detectors.items() if ":" not in name}
+    assert seeds == {
+        "knowledge_ssl": [0, 1, 2, 3, 4], "no_contrast": [0, 1, 2], "untrained": [0, 1, 2],
+        "random": [0, 1, 2, 3, 4], "linear": [0],
+    }  # fmt: skip
+    own = detectors["knowledge_ssl"]
+    rows = [row["auroc"] for row in own["per_seed"]]
+    assert own["mean"]["auroc"] == pytest.approx(np.mean(rows)) and own["max"]["auroc"] == max(rows)
+    assert own["mean"]["hit_rate_at_1"] == 1.0 and own["by_fault_type"]["planted"]["hit_rate_at_1"] == 1.0
+    assert own["interval_95"]["auroc"][0] <= own["mean"]["auroc"] <= own["interval_95"]["auroc"][1]
+    pair = folds["paired"]["minus knowledge_ssl"]["random"]["auroc"]
+    assert pair["difference"] == pytest.approx(detectors["random"]["mean"]["auroc"] - own["mean"]["auroc"])
+    assert pair["interval_95"][1] < 0
+    against = folds["paired"]["minus linear"]["knowledge_ssl"]
+    assert {"auroc", "vus_pr", "hit_rate_at_1", "delay_seconds_median", "false_alarms_per_hour"} <= set(against)
+    assert folds["point_adjustment"]["random"] > detectors["random"]["mean"]["oracle_best_f1"]
+
+    shown, page = capsys.readouterr().out, (tmp_path / "comparison.md").read_text()
+    for text in (shown, page):
+        assert "120 labelled test windows of 5 split(s), 2 faults, prevalence 0.100" in text
+        assert "F1 of calling everything faulty 0.182" in text
+    assert "| linear | any |" in page and "oracle best F1" in page and "Do not quote it" in page
+
+
+def test_pooled_folds_are_the_splits_one_after_the_other(folder):
+    config = make_config(folder)
+    parts = [splits.find_split(config, name) for name in splits.PROTOCOLS["folds"]]
+    test = splits.pool(parts)
+    np.testing.assert_array_equal(np.sort(test.start_unix_nano), parts[0].prepared.windows.start_unix_nano)
+    score = np.concatenate([100.0 * k + np.arange(len(p.test)) for k, p in enumerate(parts)])
+    pieces = np.split(score, np.cumsum([len(p.test) for p in parts])[:-1])
+    made = [splits.Detector("d", s, float(k), "m", s > 3, [[str(k)]] * len(s)) for k, s in enumerate(pieces)]
+    whole = splits.pool_detector("d", made)
+    np.testing.assert_array_equal(whole.score, score)
+    assert np.isnan(whole.threshold) and whole.suspects[-1] == ["4"]
+    # Windows of two splits never share a segment; labels follow their windows.
+    assert len(np.unique(test.segment)) == 10
+    windows = parts[2].prepared.windows
+    rows = np.flatnonzero(np.isin(test.start_unix_nano, windows.start_unix_nano[parts[2].test]))
+    np.testing.assert_array_equal(test.label[rows], windows.label[parts[2].test])
+    with pytest.raises(InputError, match="twice"):
+        splits.pool([parts[0], parts[0]])
+
+
+def test_every_detector_is_measured_on_the_same_windows(folder, tmp_path, toy):
+    run(folder, tmp_path, protocol="chronological", seeds=1)
+    part = splits.find_split(make_config(folder), "chronological")
+    for path in (tmp_path / "cells" / "chronological").glob("*/*.npz"):
+        with np.load(path) as arrays:
+            np.testing.assert_array_equal(
+                arrays["window_start_unix_nano"], part.prepared.windows.start_unix_nano[part.test]
+            )
+
+
+def test_a_cell_comes_back_as_it_was_saved(folder, tmp_path):
+    part = splits.find_split(make_config(folder), "chronological")
+    names = [["service-1", "service-0"], []] * (len(part.test) // 2)
+    score = np.arange(len(part.test)) / 3
+    detector = splits.Detector("d", score, 1.5, "by hand", score > 1.5, names)
+    cells.save(tmp_path / "a" / "cell.npz", part, cells.Cell({"x": detector}, {"program": "p"}))
+    back = cells.load(tmp_path / "a" / "cell.npz", part)
+    found = back.detectors["x"]
+    assert back.facts == {"program": "p"} and found.suspects == names and found.threshold == 1.5
+    np.testing.assert_array_equal(found.score, score)
+    np.testing.assert_array_equal(found.alert, score > 1.5)
+    other = splits.find_split(make_config(folder), "fold:1")
+    assert cells.load(tmp_path / "a" / "cell.npz", other) is None  # other windows
+    assert cells.load(tmp_path / "none.npz", part) is None
+
+
+def test_raw_scores_are_put_on_the_held_out_scale():
+    low, high = compute.on_held_out_scale(np.arange(101.0), np.array([50.0, 95.0, 140.0]))
+    np.testing.assert_allclose(high, [0, 1, 2])
+    assert np.median(low) == 0
+    flat, same = compute.on_held_out_scale(np.ones(5), np.array([1.0, 3.0]))
+    np.testing.assert_array_equal(same, [0, 2])
+
+
+def test_evaluations_of_real_windows_are_logged_once(folder, tmp_path, toy):
+    log = tmp_path / "log.jsonl"
+    for _ in range(2):
+        run(folder, tmp_path / "run", "knowledge_ssl,knn", evaluation_log=str(log))
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    seen = {(line["protocol"], line["detector"], line["seed"]) for line in lines}
+    assert len(lines) == len(seen) == 2 * (2 * 9 + 1)
+    assert ("folds", "knowledge_ssl", 1) in seen and ("chronological", "knn", 0) in seen
+    assert len({line["dataset"] for line in lines}) == 2 and len({line["config"] for line in lines}) == 1
+
+
+def test_what_cannot_be_compared_is_named(folder, tmp_path, monkeypatch):
+    config = make_config(folder)
+    with pytest.raises(InputError, match="did you mean 'pyod_lof'"):
+        families.select("knn,pyod_loff", config)
+    with pytest.raises(InputError, match="empty"):
+        families.select(" , ", config)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyod" else find(name))
+    with pytest.raises(InputError, match=r"pip install -e \"\.\[baselines\]\""):
+        families.select("pyod_lof", config)
+    chosen, notes = families.select("all", config)
+    assert not [f for f in chosen if f.kind == "pyod"]
+    assert [n for n in notes if "PyOD is not installed" in n and n.startswith("pyod_iforest, ")]
+    # Without rules there is nothing to shuffle, and what the config leaves out already is no ablation.
+    config.loss.contrastive = 0.0
+    names = {f.name for f in families.select("all", config)[0]}
+    assert "no_gcn" in names and not names & {"shuffled_rules", "no_contrast"}
+
+
+def test_each_ablation_changes_its_own_settings_and_nothing_else():
+    config = default_config("x")
+    before = config.to_dict()
+    for family in families.families().values():
+        own = family.config(config)
+        assert family.kind == "trained" and family.overrides or own.to_dict() == before
+        for key, value in family.overrides:
+            section, name = key.split(".")
+            assert own[section][name] == value != before[section][name]
+    assert config.to_dict() == before
+
+
+def command(folder, *arguments):
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
+    line = [sys.executable, *arguments]
+    return subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_the_command_trains_compares_and_says_where_the_tables_are(folder):
+    done = command(
+        folder, "-m", "ssad_jax.compare", "--config=toy.py", "--protocol=chronological", "--seeds=1",
+        "--detectors=knowledge_ssl,untrained,linear",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "knowledge_ssl: temporal" in done.stdout and "runs/toy_compare/comparison.md" in done.stdout
+    results = json.loads((folder / "runs" / "toy_compare" / "comparison.json").read_text())
+    assert results["config"]["train"]["num_epochs"] == 1 and results["cells_computed"] == 3
+
+
+def test_help_ends_with_0_and_imports_no_jax(folder):
+    done = command(folder, "-X", "importtime", "-m", "ssad_jax.compare", "--help")
+    assert done.returncode == 0
+    for flag in ("--config", "--workdir", "--detectors", "--protocol", "--seeds"):
+        assert flag in done.stdout
+    assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "jax"]

@@ -1,6 +1,7 @@
 """PyOD's usual detectors with their default settings (Zhao, Nasrullah and Li, JMLR 2019), on flattened signals.
 
-PyOD is the extra `baselines`; it is imported when a detector is fitted, not before: that takes seconds.
+PyOD is the extra `baselines`; it is imported when a detector is fitted, not before: that takes seconds. Its ECOD and
+COPOD also look at the distribution of the windows that they score, so that a score depends on its batch.
 """
 
 import importlib

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ssad_jax.prepared import NODE_KINDS, System
-from ssad_jax.report import svg
+from ssad_jax.report import heat, svg
 from ssad_jax.report.text import clip_middle, number, percent, plain, quantity
 
 WIDTH, BOX, ROW = 1180.0, 22.0, 32.0
@@ -162,7 +162,7 @@ def _edge(place, box: float, edge: tuple[int, int], deviation: list[str] | None)
 
 def _box(at: tuple[float, float], width: float, name: str, suspect, top: float) -> Markup:
     x, y = at
-    share = float(svg.blame_share(suspect[1]["blame"], top)) if suspect else 0.0
+    share = float(heat.blame_share(suspect[1]["blame"], top)) if suspect else 0.0
     ranked = bool(suspect) and suspect[0] <= 3 and (share > 0 or suspect[0] == 1)
     letters = int((width - 10 - (18 if ranked else 0)) / LETTER)
     told = plain(name)
@@ -171,11 +171,11 @@ def _box(at: tuple[float, float], width: float, name: str, suspect, top: float) 
     parts = [
         svg.tooltip(told),
         svg.element(
-            "rect", x=x, y=y - BOX / 2, width=width, height=BOX, rx=4, fill=svg.colour(share),
+            "rect", x=x, y=y - BOX / 2, width=width, height=BOX, rx=4, fill=heat.colour(share),
             class_="box ranked" if ranked else "box",
         ),
-        svg.label(x + 7, y + 3.8, clip_middle(plain(name), letters), class_=svg.ink_on(share)),
+        svg.label(x + 7, y + 3.8, clip_middle(plain(name), letters), class_=heat.ink_on(share)),
     ]  # fmt: skip
     if ranked:
-        parts.append(svg.label(x + width - 6, y + 3.8, f"{suspect[0]}", class_=f"rank {svg.ink_on(share)}"))
+        parts.append(svg.label(x + width - 6, y + 3.8, f"{suspect[0]}", class_=f"rank {heat.ink_on(share)}"))
     return svg.element("g", *parts)

@@ -58,6 +58,7 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
     blame = service_blame(prepared.system, scored.calibration, scored.scores.node_error)
     ordered = alarms.strongest_first(records, test)
     detailed = alarms.views(ordered[: alarms.DETAILED], prepared, scored, test)
+    listed = {record["alert"] for record in ordered[: alarms.LISTED]}
     layout, graphs = _graphs(prepared, ordered, timeline.blame_top(blame))
     terms = {name: getattr(scored.scores, name) for name in ("reconstruction", "temporal", "prior")}
     others = [floors[name] for name in BEHIND if name in floors]
@@ -82,7 +83,7 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
         further=ordered[alarms.DETAILED : alarms.LISTED],
         number_of_alarms=len(records),
         alerting_windows=int(chosen.alert.sum()),
-        timeline=timeline.draw(test, chosen, records, prepared.system.service_names, blame),
+        timeline=timeline.draw(test, chosen, records, listed, prepared.system.service_names, blame),
         graphs=graphs,
         services_left_out=layout.left_out,
         table=_table(results),

@@ -229,7 +229,7 @@ def test_many_alarms_are_limited_and_counted(usual):
             "body": "x" * 600, "template": None}] * 8} for n in range(1, 1001)]  # fmt: skip
     page = usual.again(records=many)
     assert len(page) < 3e6
-    parsed = Page(page)
+    parsed = check(page)
     assert "1000 alarms" in parsed.text and "700 weaker alarms are left out" in parsed.text
 
 

@@ -10,6 +10,7 @@ from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
 from ssad_jax.scoring.conformal import Overlap, overlap
+from ssad_jax.scoring.states import read_states
 from ssad_jax.scoring.terms import Columns, Terms, columns, score_runs, some_fit_runs
 from ssad_jax.scoring.thresholds import Threshold, decide
 
@@ -41,9 +42,10 @@ def score_dataset(score, params, prepared: Prepared, score_config) -> Scored:
         score_runs(score, params, prepared, runs, score_config.batch_runs)
         for runs in (some_fit_runs(prepared), calibration_runs, test_runs)
     )
-    test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
     run = prepared.windows.segment[held_out.window]
     warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history
+    held_out, test = read_states(held_out, run, test, warm_up, score_config)
+    test = test.take(np.argsort(prepared.windows.start_unix_nano[test.window], kind="stable"))
     calibration, held_out_scores = fit_calibration(place, fit, held_out, run, num_nodes, warm_up, score_config)
     scores = apply_calibration(calibration, place, test, num_nodes)
     return Scored(place, calibration, held_out, held_out_scores, test, scores)

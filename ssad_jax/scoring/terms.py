@@ -31,9 +31,11 @@ class Terms(NamedTuple):
     prior: np.ndarray  # [M] f32
     paper_reconstruction: np.ndarray  # [M] f32
     prototype: np.ndarray  # [M] int
+    state: np.ndarray | None = None  # [M, H] f32: u_t of one network
+    read: np.ndarray | None = None  # [M, 2] f32: temporal and prior term as `scoring.states` reads them; None: as above
 
     def take(self, rows) -> "Terms":
-        return Terms(*(a[rows] for a in self))
+        return Terms(*(None if a is None else a[rows] for a in self))
 
 
 def columns(system: System) -> Columns:
@@ -71,24 +73,29 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         terms = jax.device_get(score(params, windows, rows, index))
         real = ids >= 0
         residual = np.asarray(terms.residual)[real][:, place.node, place.channel]
-        rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype)
+        rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype, terms.state)
         position = np.broadcast_to(np.arange(length), ids.shape)[real]
         parts.append(Terms(ids[real], position, residual, *(np.asarray(a)[real] for a in rest)))
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
-        return Terms(no_ids, no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
-    joined = Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
-    _, unique = np.unique(joined.window, return_index=True)
-    return joined.take(np.sort(unique))
+        residual, state = np.zeros((0, len(place.node)), np.float32), np.zeros((0, 1), np.float32)
+        return Terms(no_ids, no_ids, residual, empty, empty, empty, no_ids, state)
+    whole = joined(parts)
+    _, unique = np.unique(whole.window, return_index=True)
+    return whole.take(np.sort(unique))
+
+
+def joined(parts: list[Terms]) -> Terms:
+    """The windows of all parts, in their order."""
+    return Terms(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
 
 
 def scorer(method):
-    """`method.score` compiled as score(params, windows, rows, index), without the state (it stays on the device)."""
+    """`method.score` compiled as score(params, windows, rows, index)."""
 
     def score(params, windows, rows, index):
-        terms = method.score(params, make_batch(windows, rows, index))
-        return terms._replace(state=None)
+        return method.score(params, make_batch(windows, rows, index))
 
     return jax.jit(score)
 

@@ -306,6 +306,14 @@ def test_graph_runs_from_callers_to_callees():
     assert graph.arrange(system, []) == layout
 
 
+def test_calls_pass_layers_beside_the_services_there():
+    layout = graph.arrange(with_calls(4, [(0, 1), (1, 2), (0, 2), (0, 3), (3, 2)]), [])
+    assert [(slot.passing, slot.service, slot.layer) for slot in layout.routes[0, 2]] == [
+        (False, 0, 0), (True, 2, 1), (False, 2, 2)]  # fmt: skip
+    assert [slot.passing for slot in sorted(layout.slots[1])] == [False, False, True]
+    assert sorted(layout.layers[1]) == [1, 3]
+
+
 def test_graph_without_a_first_caller_and_deep_chains():
     ring = graph.arrange(with_calls(3, [(0, 1), (1, 2), (2, 0)]), [])
     assert ring.layers == [[0], [1], [2]]

@@ -125,6 +125,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         for group, members in {**detectors, "floors": floors}.items()
     }
     own = blocks["variants"][settings.variant]
+    prototype = [method.prototype_names[p] for p in scored.terms.prototype]
+    records = alert_records(data, scored, test, chosen, prototype, config)
     protocol = data.manifest.get("data_config", {}).get("protocol", "")
     evaluation_log.append(config, data.manifest, "evaluate", protocol, f"{config.method} ({chosen.name})", own)
     results = {
@@ -140,7 +142,9 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "num_calibration_windows": len(scored.held_out_terms.window),
         "masked_log_error": masked_log_error(scored),
         "thresholds": _thresholds(data, scored, test, config),
-        "alarms": alarm_figures(test, find_alarms(test, chosen, config.alerts), own["normal_hours"]),
+        "alarms": alarm_figures(
+            test, find_alarms(test, chosen, config.alerts), own["normal_hours"], [r["since_unix_nano"] for r in records]
+        ),
         "paired": {
             name: resampling.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
             for name in floors
@@ -148,12 +152,10 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         **blocks,
         "config": checkpoint.config_to_dict(config),
     }
-    prototype = [method.prototype_names[p] for p in scored.terms.prototype]
     frame = output.scores_frame(test, chosen, scored.scores, scored.calibration, prototype)
     folder = workdir / "evaluation"
     output.write_json(folder / "metrics.json", results)
     output.write_frame(folder / "scores.parquet", frame)
-    records = alert_records(data, scored, test, chosen, prototype, config)
     output.write_json_lines(folder / "alerts.jsonl", records)
     arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
     output.write_arrays(folder / "calibration.npz", arrays)

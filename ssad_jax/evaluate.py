@@ -48,8 +48,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
     """Evaluate a checkpoint of `workdir` and write the results there.
 
     Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`,
-    `log`: settings to use instead of the checkpoint's own (how scores and alarms are made of a trained model may change)
-    and instead of its `evaluation_log`.
+    `log`: settings to use instead of those of the checkpoint (how scores and alarms are made may change), and its
+    `evaluation_log`.
 
     Returns:
         What `evaluation/metrics.json` holds.

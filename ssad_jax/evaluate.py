@@ -44,11 +44,12 @@ PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared datas
 UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
 
 
-def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None) -> dict:
+def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None, log=None) -> dict:
     """Evaluate a checkpoint of `workdir` and write the results there.
 
-    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`:
-    settings to use instead of the checkpoint's own (how scores and alarms are made of a trained model may change).
+    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`,
+    `log`: settings to use instead of those of the checkpoint (how scores and alarms are made may change), and its
+    `evaluation_log`.
 
     Returns:
         What `evaluation/metrics.json` holds.
@@ -66,6 +67,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
         config.score = score
     if alerts is not None:
         config.alerts = alerts
+    if log is not None:
+        config.evaluation_log = log
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     for key in ("tick_seconds", "window_length", "stride"):

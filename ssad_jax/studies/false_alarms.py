@@ -17,13 +17,6 @@ from ssad_jax.scoring.thresholds import METHODS, decide
 from ssad_jax.studies import days
 from ssad_jax.studies.common import binomial_interval, interval_over, percent, table, write_results
 
-CONFIG = command.define_config_flag()
-WORKDIR = flags.DEFINE_string("workdir", "runs/false_alarms", "Where days are simulated and kept.")
-OUTPUT = flags.DEFINE_string("output", "docs/studies", "Where false_alarms.json and false_alarms.md go.")
-DAYS = flags.DEFINE_integer("days", 20, "Independent days, scored by closed-form expectations.", lower_bound=2)
-NETWORK_DAYS = flags.DEFINE_integer("network_days", 5, "Of these, days without drift also scored by method A.")
-HOURS = flags.DEFINE_float("hours", 12.0, "Simulated hours of a day.", lower_bound=1.0)
-
 RATES = (0.01, 0.05)
 HIDDEN, EPOCHS, TRAIN_STRIDE = 32, 5, 100  # of method A: small, so that a day takes a minute or two
 SPLITS = {
@@ -151,18 +144,25 @@ def page(results: dict) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    config = CONFIG.value.copy_and_resolve_references()
+def run(config, workdir: Path, output: Path, num_days: int, network_days: int, hours: float) -> dict:
+    """The whole study; returns what false_alarms.json holds.
+
+    Args:
+        config: of an OpenStack; workdir: for the days; output: for the results.
+        num_days: scored by closed-form expectations; network_days: of these also scored by method A.
+        hours: simulated time of a day.
+    """
+    config = config.copy_and_resolve_references()
     config.model.hidden_dim, config.data.train_stride = HIDDEN, TRAIN_STRIDE
     config.train.num_epochs = config.train.checkpoint_every = EPOCHS
-    workdir, network_days = Path(WORKDIR.value), min(NETWORK_DAYS.value, DAYS.value)
+    network_days = min(network_days, num_days)
     wanted = parts(network_days)
-    numbers = {"closed_form": range(DAYS.value), "knowledge_ssl": range(network_days)}
+    numbers = {"closed_form": range(num_days), "knowledge_ssl": range(network_days)}
 
     def find(detector, drift, number):
-        return days.find_day(workdir, config, number, drift, detector, HOURS.value)
+        return days.find_day(workdir, config, number, drift, detector, hours)
 
-    for number in range(DAYS.value):
+    for number in range(num_days):
         for detector, drift in dict.fromkeys((detector, drift) for detector, drift, _, _ in wanted):
             if number in numbers[detector]:
                 windows = len(find(detector, drift, number).score)
@@ -172,7 +172,7 @@ def main() -> None:
     length, stride = config.data.window_length, config.data.stride
     results = {
         "settings": {
-            "days": DAYS.value, "hours": HOURS.value, "first_seed": days.SEED, "load": days.LOAD,
+            "days": num_days, "hours": hours, "first_seed": days.SEED, "load": days.LOAD,
             "network_days": network_days, "slower": days.SLOWER, "length": length, "stride": stride,
         },
         "parts": [
@@ -182,9 +182,17 @@ def main() -> None:
             for detector, drift, how, overlapping in wanted
         ],
     }  # fmt: skip
-    write_results(Path(OUTPUT.value), "false_alarms", results, page(results))
-    print(page(results))
+    write_results(output, "false_alarms", results, page(results))
+    return results
 
 
 if __name__ == "__main__":
-    command.run(main)
+    CONFIG = command.define_config_flag()
+    WORKDIR = flags.DEFINE_string("workdir", "runs/false_alarms", "Where days are simulated and kept.")
+    OUTPUT = flags.DEFINE_string("output", "docs/studies", "Where false_alarms.json and false_alarms.md go.")
+    DAYS = flags.DEFINE_integer("days", 20, "Independent days, scored by closed-form expectations.", lower_bound=2)
+    NETWORK_DAYS = flags.DEFINE_integer("network_days", 5, "Of these, days without drift also scored by method A.")
+    HOURS = flags.DEFINE_float("hours", 12.0, "Simulated hours of a day.", lower_bound=1.0)
+    command.run(lambda: print(page(run(
+        CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, NETWORK_DAYS.value, HOURS.value
+    ))))  # fmt: skip

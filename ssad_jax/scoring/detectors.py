@@ -70,7 +70,7 @@ def warm_up_windows(prepared: Prepared) -> int:
 
 
 def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, test: Terms, score_config) -> Scored:
-    """Calibrate on held-out windows and score the test windows; `fit`: windows that were fitted on, for scales alone."""
+    """Calibrate on held-out windows, score test windows; `fit`: windows that were fitted on, for scales alone."""
     held_out, test = (
         terms.take(np.argsort(prepared.windows.start_unix_nano[terms.window], kind="stable"))
         for terms in (held_out, test)

@@ -21,7 +21,10 @@ from data_prep.errors import InputError
 from ssad_jax import settings
 
 CONFIG = command.define_config_flag()
-WORKDIR = flags.DEFINE_string("workdir", None, "Where cells and tables go; default runs/<config.name>_compare.")
+# evaluate.py defines a flag of the same name for its own command line; one program may import both.
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where cells and tables go; default runs/<config.name>_compare.", allow_override=True
+)
 DETECTORS = flags.DEFINE_string("detectors", "all", "Names separated by commas, or all.")
 PROTOCOL = flags.DEFINE_enum(
     "protocol", "both", ["chronological", "folds", "both"], "folds: test windows of all five folds, pooled."

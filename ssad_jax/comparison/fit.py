@@ -20,8 +20,8 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
     """Parameters [K, ...] of the networks of each seed after training.
 
     On accelerators all seeds advance together in one compiled program: one small network leaves their units idle. A CPU
-    is slower so (five seeds of configs/smoke.py with 64 hidden units ran at .91 of the speed of one after another); there
-    each seed is trained by itself, with the same compiled program, and an interruption loses one seed at most.
+    is slower so (five seeds of configs/smoke.py with 64 hidden units ran at .91 of the speed of one after another);
+    there each seed is trained by itself, with the same compiled program, and an interruption loses one seed at most.
 
     Raises:
         InputError: the config cannot be trained.

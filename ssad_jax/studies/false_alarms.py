@@ -144,27 +144,30 @@ def page(results: dict) -> str:
     return "\n".join(lines)
 
 
-def run(config, workdir: Path, output: Path, num_days: int, network_days: int, hours: float) -> dict:
+def run(config, workdir: Path, output: Path, num_days: int, drift_days: int, network_days: int, hours: float) -> dict:
     """The whole study; returns what false_alarms.json holds.
 
     Args:
         config: of an OpenStack; workdir: for the days; output: for the results.
-        num_days: scored by closed-form expectations; network_days: of these also scored by method A.
+        num_days: scored by closed-form expectations; drift_days: of these also with drift; network_days: of these also
+            scored by method A.
         hours: simulated time of a day.
     """
     config = config.copy_and_resolve_references()
     config.model.hidden_dim, config.data.train_stride = HIDDEN, TRAIN_STRIDE
     config.train.num_epochs = config.train.checkpoint_every = EPOCHS
-    network_days = min(network_days, num_days)
     wanted = parts(network_days)
-    numbers = {"closed_form": range(num_days), "knowledge_ssl": range(network_days)}
+    numbers = {
+        ("closed_form", "none"): range(num_days), ("closed_form", "latency"): range(min(drift_days, num_days)),
+        ("knowledge_ssl", "none"): range(min(network_days, num_days)),
+    }  # fmt: skip
 
     def find(detector, drift, number):
         return days.find_day(workdir, config, number, drift, detector, hours)
 
     for number in range(num_days):
         for detector, drift in dict.fromkeys((detector, drift) for detector, drift, _, _ in wanted):
-            if number in numbers[detector]:
+            if number in numbers[detector, drift]:
                 windows = len(find(detector, drift, number).score)
                 logging.info("day %d, %s, drift %s: %d windows", number, detector, drift, windows)
         days.forget(workdir, number)
@@ -177,7 +180,7 @@ def run(config, workdir: Path, output: Path, num_days: int, network_days: int, h
         },
         "parts": [
             {"detector": detector, "drift": drift, "split": how, "overlapping": overlapping}
-            | {"rates": study(lambda n, a=detector, b=drift: find(a, b, n), config.score, numbers[detector], how,
+            | {"rates": study(lambda n, a=detector, b=drift: find(a, b, n), config.score, numbers[detector, drift], how,
                               overlapping, length, stride)}
             for detector, drift, how, overlapping in wanted
         ],
@@ -191,8 +194,10 @@ if __name__ == "__main__":
     WORKDIR = flags.DEFINE_string("workdir", "runs/false_alarms", "Where days are simulated and kept.")
     OUTPUT = flags.DEFINE_string("output", "docs/studies", "Where false_alarms.json and false_alarms.md go.")
     DAYS = flags.DEFINE_integer("days", 20, "Independent days, scored by closed-form expectations.", lower_bound=2)
+    DRIFT_DAYS = flags.DEFINE_integer("drift_days", 10, "Of these, days that are also made to drift.", lower_bound=2)
     NETWORK_DAYS = flags.DEFINE_integer("network_days", 5, "Of these, days without drift also scored by method A.")
     HOURS = flags.DEFINE_float("hours", 12.0, "Simulated hours of a day.", lower_bound=1.0)
     command.run(lambda: print(page(run(
-        CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, NETWORK_DAYS.value, HOURS.value
+        CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, DRIFT_DAYS.value, NETWORK_DAYS.value,
+        HOURS.value,
     ))))  # fmt: skip

@@ -94,7 +94,7 @@ def small_config():
 
 def test_days_from_simulation_to_page(tmp_path, monkeypatch):
     monkeypatch.setattr(days, "LOAD", 1.0)  # in an hour of little load some segments would see no request
-    results = false_alarms.run(small_config(), tmp_path / "days", tmp_path / "out", 2, 0, 1.0)
+    results = false_alarms.run(small_config(), tmp_path / "days", tmp_path / "out", 2, 2, 0, 1.0)
     assert {p.name for p in (tmp_path / "days").iterdir()} == {
         f"closed_form-{drift}-0{n}.npz" for drift in days.DRIFTS for n in (0, 1)}  # fmt: skip
     still, drifting = (days.find_day(tmp_path / "days", None, 0, drift, "closed_form", 1.0) for drift in days.DRIFTS)

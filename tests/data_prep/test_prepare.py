@@ -197,7 +197,8 @@ def test_a_dataset_whose_groups_take_turns(taking_turns):
     fit_on_stride = (windows.part == 0) & (offset % (5 * SECOND) == 0)
     assert np.sort(runs[runs >= 0]).tolist() == np.flatnonzero(fit_on_stride).tolist()
     assert 0 < manifest["counts"]["calibration_windows"] == fit_on_stride.sum() < manifest["counts"]["fit_windows"]
-    assert set(windows.group[data.fit_sequences[:, 0]]) == {0, 1} and (windows.part[data.fit_sequences[:, 0]] == 0).all()
+    first = data.fit_sequences[:, 0]
+    assert set(windows.group[first]) == {0, 1} and (windows.part[first] == 0).all()
     assert manifest["data_config"]["calibration_folds"] == 2
 
 
@@ -370,7 +371,8 @@ def test_too_little_telemetry_and_none_at_all(tmp_path):
         ("on_bad_rows", "ignore"), ("tick_seconds", 0.0), ("tick_seconds", -1.0), ("tick_seconds", float("nan")),
         ("tick_seconds", 1e-9), ("window_length", 1), ("stride", 0), ("train_stride", 0), ("sequence_length", 0),
         ("batch_size", 0), ("train_share", 0.0), ("train_share", 1.0), ("train_share", float("nan")),
-        ("calibration_share", 0.0), ("calibration_share", 1.5), ("calibration_folds", 1), ("calibration_folds", -2), ("segment_seconds", 5.0), ("ridge", 0.0),
+        ("calibration_folds", 1), ("calibration_folds", -2),
+        ("calibration_share", 0.0), ("calibration_share", 1.5), ("segment_seconds", 5.0), ("ridge", 0.0),
         ("recording_gap_hours", -1.0), ("metric_baseline_minutes", -1.0), ("metric_baseline_minutes", 0.001),
         ("max_templates_per_service", 0), ("num_workers", -1), ("prepared_dir", ""), ("protocol", "fold:9"),
         ("metrics", ("cpu", "(unclosed")), ("source", "prometheus"),

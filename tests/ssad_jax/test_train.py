@@ -11,7 +11,7 @@ import pytest
 
 from data_prep.command import Stopped
 from data_prep.errors import InputError
-from ssad_jax import batching, checkpoint, methods, parallel, train
+from ssad_jax import batching, checkpoint, parallel, train
 from tests.ssad_jax import toy
 from tests.synthetic import make_prepared
 
@@ -83,10 +83,10 @@ def test_a_run_of_several_networks_resumes_bit_for_bit(tmp_path, turns):
     assert losses[-1] < losses[0] and step == [max(steps) // 4 * e for e in (1, 2, 3, 4)]
 
 
-def start(streams, init=toy.init, config=None):
-    """A fresh state on the host, optimizer and the epoch function of these networks."""
-    optimizer = train.make_optimizer(config or toy.small_config())
-    return jax.device_get(train.init_state(init, optimizer, np.asarray(streams, np.uint32))), optimizer
+def start(streams):
+    """A fresh state of these networks on the host, and the optimizer."""
+    optimizer = train.make_optimizer(toy.small_config())
+    return jax.device_get(train.init_state(toy.init, optimizer, np.asarray(streams, np.uint32))), optimizer
 
 
 def epoch_on_one_device(loss, optimizer, state, dataset, order, together=False):
@@ -119,25 +119,19 @@ def test_a_network_is_what_it_would_be_alone_on_the_examples_outside_its_group(t
     assert not np.array_equal(together["w"][0, 0], together["w"][0, 1])
 
 
-@pytest.mark.parametrize("name", ["toy", "knowledge_ssl"])
-def test_networks_that_advance_together_are_those_that_advance_in_turn(turns, name):
-    config = turning_config()
-    method = toy.METHOD
-    if name != "toy":
-        config.model.num_graph_layers, config.loss.contrastive = 0, 0.0  # what is compiled is small
-        method = methods.get(name).create(config, turns.system, train.find_knowledge(config, turns))
+def test_networks_that_advance_together_are_those_that_advance_in_turn(turns):
     streams = train.streams(0, 3)
-    state, optimizer = start(streams, method.init, config)
+    state, optimizer = start(streams)
     dataset, order = dataset_and_order(turns, streams)
     assert (order < 0).all(2).any()  # one of them ends with an empty batch
     (vmapped, one), (mapped, two) = (
-        epoch_on_one_device(method.loss, optimizer, state, dataset, order, together) for together in (True, False)
+        epoch_on_one_device(toy.METHOD.loss, optimizer, state, dataset, order, together) for together in (True, False)
     )
     assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (mapped["params"], state["params"])), strict=True))
-    near(vmapped["params"], mapped["params"], 2e-3, 2e-5)
+    near(vmapped["params"], mapped["params"], 1e-4, 1e-6)
     same(vmapped["step"], mapped["step"])
     same(vmapped["stream"], mapped["stream"])
-    near(one, two, 1e-3, 1e-4)
+    near(one, two, 1e-4, 1e-5)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves((mapped, two)))
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import html.parser
-import json
 import shutil
 import subprocess
 
@@ -150,7 +149,8 @@ def test_telemetry_is_text(hostile):
     name, _, evaluation = hostile
     page = check(evaluation.page)
     assert page.text.count(name) > 5  # suspects, signals, log lines, labels
-    assert f"{name} 0" in page.text and "\x1b" not in evaluation.page
+    assert any(f"{name} {name} {i}" in page.text for i in range(6))  # a log line and its service
+    assert "\x1b" not in evaluation.page
 
 
 def test_chromium_shows_hostile_pages_without_complaint(hostile):
@@ -233,25 +233,53 @@ def test_many_alarms_are_limited_and_counted(usual):
     assert "1000 alarms" in parsed.text and "700 weaker alarms are left out" in parsed.text
 
 
-def test_comparison_beside_the_report(usual, tmp_path):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
+COMPARISON = f"""# Comparison
+
+## folds
+
+Means over seeds.
+
+### Scores
+
+| detector | AUROC |
+|:---|---:|
+| **knowledge_ssl** | 0.914 |
+| {SCRIPT} | a \\| b |
+
+### Paired
+
+Same draws.
+
+| detector | AUROC |
+|---|---|
+| linear | +0.001 |
+
+Note: done.
+"""
+
+
+def test_comparison_near_the_report(usual, tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "run_compare"
+    other.mkdir()
     assert comparison.find(workdir) == []
-    figures = {"folds": {"linear": {"auroc": 0.91, "windows": 7}, "pca": {"auroc": 1}}}
-    (tmp_path / "comparison.json").write_text(json.dumps(figures))
-    with_json = check(usual.again(tables=comparison.find(workdir)))
-    assert "Comparison of detectors" in with_json.text and "0.910" in with_json.text and "folds" in with_json.text
-    (tmp_path / "comparison.md").write_text(
-        "# Comparison\n\n## Folds\n\n"
-        f"| detector | AUROC |\n|:---|---:|\n| **linear** | 0.914 |\n| {SCRIPT} | a \\| b |\n"
-    )
-    tables = comparison.find(workdir)
-    assert [(t.title, t.head, t.rows) for t in tables] == [
-        ("Folds", ["detector", "AUROC"], [["linear", "0.914"], [SCRIPT, "a | b"]])]  # fmt: skip
-    assert "0.914" in check(usual.again(tables=tables)).text
-    (tmp_path / "comparison.md").unlink()
-    (tmp_path / "comparison.json").write_text("{half")
-    assert comparison.find(workdir) == []
+    (other / "comparison.md").write_text(COMPARISON)
+    assert comparison.find(workdir) == []  # not finished
+    (other / "comparison.json").write_text("{}")
+    scores, paired = tables = comparison.find(workdir)
+    assert (scores.title, scores.note, scores.first) == ("folds: Scores", "Means over seeds.", True)
+    assert scores.head == ["detector", "AUROC"]
+    assert scores.rows == [["knowledge_ssl", "0.914"], [SCRIPT, "a | b"]]
+    assert (paired.title, paired.note, paired.first) == ("folds: Paired", "Same draws.", False)
+    page = check(usual.again(tables=tables))
+    assert "From run_compare/comparison.md" in page.text and "0.914" in page.text and SCRIPT in page.text
+    assert "Comparison of detectors" not in check(usual.page).text
+
+
+def test_long_tables_are_cut_and_counted(usual):
+    rows = "".join(f"| d{i} | {i} |\n" for i in range(100))
+    (table,) = tables = comparison.from_markdown(f"| name | x |\n|---|---|\n{rows}\n| no | table |\n", "a/b")
+    assert len(table.rows) == comparison.ROWS and table.left_out == 100 - comparison.ROWS
+    assert "40 more rows are in a/b" in check(usual.again(tables=tables)).text
 
 
 def windows_of(*runs: tuple[int, int]) -> TestWindows:

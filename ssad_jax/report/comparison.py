@@ -1,6 +1,7 @@
 """Tables of a comparison of detectors and of ablations (`python -m ssad_jax.compare`) that lies near the report."""
 
 import dataclasses
+import html
 import re
 from pathlib import Path
 
@@ -69,8 +70,10 @@ def _table(headings: list[str], notes: list[str], block: list[str], first: bool,
 
 
 def _cells(line: str) -> list[str]:
-    return [_plain(cell.replace("\\|", "|")) for cell in re.split(r"(?<!\\)\|", line.strip().strip("|"))]
+    """What the cells of a row say, without Markdown's escapes."""
+    cells = re.split(r"(?<!\\)\|", line.strip().removeprefix("|").removesuffix("|"))
+    return [_plain(html.unescape(re.sub(r"\\([\\|])", r"\1", cell))) for cell in cells]
 
 
 def _plain(text: str) -> str:
-    return re.sub(r"[*`]+", "", text).strip()
+    return re.sub(r"\*\*|`", "", text).strip()

@@ -244,7 +244,7 @@ Means over seeds.
 | detector | AUROC |
 |:---|---:|
 | **knowledge_ssl** | 0.914 |
-| {SCRIPT} | a \\| b |
+| {SCRIPT.replace("<", "&lt;")} | a \\| b \\\\ |
 
 ### Paired
 
@@ -268,7 +268,7 @@ def test_comparison_near_the_report(usual, tmp_path):
     scores, paired = tables = comparison.find(workdir)
     assert (scores.title, scores.note, scores.first) == ("folds: Scores", "Means over seeds.", True)
     assert scores.head == ["detector", "AUROC"]
-    assert scores.rows == [["knowledge_ssl", "0.914"], [SCRIPT, "a | b"]]
+    assert scores.rows == [["knowledge_ssl", "0.914"], [SCRIPT, "a | b \\"]]
     assert (paired.title, paired.note, paired.first) == ("folds: Paired", "Same draws.", False)
     page = check(usual.again(tables=tables))
     assert "From run_compare/comparison.md" in page.text and "0.914" in page.text and SCRIPT in page.text

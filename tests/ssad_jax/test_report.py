@@ -11,7 +11,7 @@ import pytest
 
 from ssad_jax import evaluate
 from ssad_jax.prepared import Prepared
-from ssad_jax.report import axis, comparison, graph, text
+from ssad_jax.report import alarms, axis, comparison, graph, text
 from ssad_jax.report.html import render, write_report
 from ssad_jax.scoring.assess import TestWindows
 from tests.ssad_jax.test_evaluate import run
@@ -142,7 +142,7 @@ def test_first_look_names_the_culprit_and_why(usual):
     assert "service-2" in first and "expected" in first and "since 2020-09-13" in first
     assert "known fault: planted at service-2" in first
     records = usual.arguments[6]
-    assert len(records) >= 2 and all(f"alarm-{r['alert']}" in page.attributes("id") for r in records)
+    assert records and all(f"alarm-{r['alert']}" in page.attributes("id") for r in records)
 
 
 def test_telemetry_is_text(hostile):
@@ -361,6 +361,22 @@ def test_graph_of_many_services_keeps_the_suspects():
     assert "s150: suspect 1, blame 30, 90%" in drawn
 
 
+@pytest.mark.parametrize(("changed", "expected"), [
+    ({"kind": "log", "channel": "count", "unit": "lines in the window", "observed": 9.0, "expected": 34.7},
+     "Log template a: x: 9 lines in the window, expected 34.7."),
+    ({"kind": "dependency", "name": "a -> b", "channel": "net latency, mean", "unit": "ms (geometric mean of 3 calls)",
+      "observed": 1597.0, "expected": 2.631}, "Call a → b: mean net latency 1,597 ms, expected 2.63."),
+    ({"kind": "metric", "name": "a: mem", "channel": "level", "unit": "units of the metric", "observed": 2.6e9,
+      "expected": -15e6}, "Metric a: mem: level 2.6 G, expected −15 M."),
+])  # fmt: skip
+def test_why_in_one_sentence(changed, expected):
+    deviation = {"name": "a: x", "service": "a", "error": 3.0} | changed
+    assert alarms.sentence({"suspects": [{"service": "a"}], "deviations": [deviation]}) == expected
+    two = [deviation | {"service": "other", "name": "other"}, deviation, deviation]
+    told = alarms.sentence({"suspects": [{"service": "a"}], "deviations": two})
+    assert told == expected.removesuffix(".") + "; 1 more of its signals deviate."  # the first suspect's comes first
+
+
 @pytest.mark.parametrize(("value", "expected"), [
     (0, "0"), (None, "–"), (float("nan"), "–"), (0.01234, "0.0123"), (4.567, "4.57"), (1234.5, "1,234"),
     (9.996, "10"), (-15e6, "−15 M"), (2.6e9, "2.6 G"), (1e-7, "1.00e-07"),
@@ -370,6 +386,7 @@ def test_numbers(value, expected):
 
 
 def test_texts():
+    assert text.two_digits(-0.001) == "0.00" and text.two_digits(-1.5) == "−1.50" and text.two_digits(None) == "–"
     assert text.duration_text(45) == "45 s" and text.duration_text(3600 * 3 + 300) == "3 h 5 min"
     assert text.plain("\x1b[31mred\x1b[0m\x00") == "red\\u0000"
     assert text.plain("x" * 700) == "x" * 599 + "…" and text.clip_middle("abcdefghij", 5) == "ab…ij"

@@ -53,9 +53,9 @@ def known_normal(intervals, faults, config_data, until_share: float) -> list[Str
     number = len(found) // split.FOLDS * split.FOLDS
     if not number:
         raise InputError(
-            f"{len(found)} stretches of known-normal time are {least / NS:g} s long ({LEAST_WINDOWS} windows) or longer, "
-            f"{split.FOLDS} are needed, one for each fold: shorten data.window_length or data.segment_seconds, bring more normal "
-            "telemetry, or raise --until_share"
+            f"{len(found)} stretches of known-normal time are {least / NS:g} s long ({LEAST_WINDOWS} windows) or "
+            f"longer, {split.FOLDS} are needed, one for each fold: shorten data.window_length or "
+            "data.segment_seconds, bring more normal telemetry, or raise --until_share"
         )
     longest = sorted(found, key=lambda s: (s.start - s.end, s.start))[:number]
     return sorted(longest, key=lambda s: s.start)

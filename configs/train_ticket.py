@@ -14,6 +14,7 @@ def get_config(variant: str = "knowledge"):
     if variant != "knowledge":
         raise ValueError(f"configs/train_ticket.py has the variant `knowledge`, not {variant!r}")
     config = default_config("train_ticket_knowledge")
+    config.evaluation_log = "docs/train_ticket_evaluations.jsonl"
     config.data.calibration_share = 0.34
     config.data.update({
         "source": "nezha",

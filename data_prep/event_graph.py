@@ -197,8 +197,8 @@ def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
 
     Volumes (operations, calls) are reconstructed, but their deviation is load, not fault. Of latencies the means count:
     maxima have heavy tails. A dependency's duration holds the work of everything below it: what is slow itself shows in
-    a self time or in a net latency (two simulated systems without client spans: AUROC .86 and .94 without durations, .83
-    and .92 with them). A metric's own scale must rest on enough readings: one a minute over half an hour of normal time
+    a self time or in a net latency (AUROC on two simulated systems without client spans: .86 and .94 without durations,
+    .83 and .92 with them). A metric's own scale must rest on enough readings: one a minute over half an hour of normal time
     is too few to tell a fault from an ordinary hour.
     """
     evidence = _named(EVIDENCE)[nodes.kind] & present

@@ -44,11 +44,12 @@ PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared datas
 UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
 
 
-def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None) -> dict:
+def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None, log=None) -> dict:
     """Evaluate a checkpoint of `workdir` and write the results there.
 
-    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`:
-    settings to use instead of the checkpoint's own (how scores and alarms are made of a trained model may change).
+    Every process of a run may call it; process 0 alone computes and writes, the others return {}. `score`, `alerts`,
+    `log`: settings to use instead of those of the checkpoint (how scores and alarms are made may change), and its
+    `evaluation_log`.
 
     Returns:
         What `evaluation/metrics.json` holds.
@@ -66,6 +67,8 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
         config.score = score
     if alerts is not None:
         config.alerts = alerts
+    if log is not None:
+        config.evaluation_log = log
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     for key in ("tick_seconds", "window_length", "stride"):
@@ -125,6 +128,8 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         for group, members in {**detectors, "floors": floors}.items()
     }
     own = blocks["variants"][settings.variant]
+    prototype = [method.prototype_names[p] for p in scored.terms.prototype]
+    records = alert_records(data, scored, test, chosen, prototype, config)
     protocol = data.manifest.get("data_config", {}).get("protocol", "")
     evaluation_log.append(config, data.manifest, "evaluate", protocol, f"{config.method} ({chosen.name})", own)
     results = {
@@ -140,7 +145,9 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "num_calibration_windows": len(scored.held_out_terms.window),
         "masked_log_error": masked_log_error(scored),
         "thresholds": _thresholds(data, scored, test, config),
-        "alarms": alarm_figures(test, find_alarms(test, chosen, config.alerts), own["normal_hours"]),
+        "alarms": alarm_figures(
+            test, find_alarms(test, chosen, config.alerts), own["normal_hours"], [r["since_unix_nano"] for r in records]
+        ),
         "paired": {
             name: resampling.paired_difference(own, drawn[chosen.name], blocks["floors"][name], drawn[name])
             for name in floors
@@ -148,12 +155,10 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         **blocks,
         "config": checkpoint.config_to_dict(config),
     }
-    prototype = [method.prototype_names[p] for p in scored.terms.prototype]
     frame = output.scores_frame(test, chosen, scored.scores, scored.calibration, prototype)
     folder = workdir / "evaluation"
     output.write_json(folder / "metrics.json", results)
     output.write_frame(folder / "scores.parquet", frame)
-    records = alert_records(data, scored, test, chosen, prototype, config)
     output.write_json_lines(folder / "alerts.jsonl", records)
     arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
     output.write_arrays(folder / "calibration.npz", arrays)

@@ -41,7 +41,8 @@ def main() -> None:
     if mode != "train":
         from ssad_jax.evaluate import evaluate
 
-        evaluate(workdir, prepared_dir=config.data.prepared_dir, score=config.score, alerts=config.alerts)
+        own = {"score": config.score, "alerts": config.alerts, "log": config.evaluation_log}
+        evaluate(workdir, prepared_dir=config.data.prepared_dir, **own)
         parallel.any_process(True)  # the others wait for the first, which writes
 
 

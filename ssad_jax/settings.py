@@ -13,6 +13,8 @@ CHOICES = {
     "knowledge.variant": ("rules", "shuffled", "random", "none"),
     "model.precision": ("float32", "bfloat16"),
     "parallel.mapping": ("pmap", "shard_map"),
+    "score.temporal": ("forecast", "paper"),
+    "score.prior": ("mahalanobis", "paper"),
     "score.variant": ("calibrated", "paper"),
     "score.threshold": ("quantile", "pot", "conformal", "adaptive"),
     "score.conformal_windows": ("all", "disjoint"),

@@ -1,9 +1,9 @@
 """Training: one compiled call an epoch, checkpoints in the background, exact resume.
 
 K networks are trained at once, each on all training examples but those of its calibration group (K = 1 where a share is
-held out). State is {'params', 'opt', 'step', 'stream'}, each with the networks on a leading axis. What an epoch does depends on the state, the prepared dataset and
-(seed, epoch, step) alone, so that a run which was interrupted and resumed ends with the same bits (on one device)
-as one that was not.
+held out). State is {'params', 'opt', 'step', 'stream'}, each with the networks on a leading axis. What an epoch does
+depends on the state, the prepared dataset and (seed, epoch, step) alone, so that a run which was interrupted and
+resumed ends with the same bits (on one device) as one that was not.
 """
 
 import math
@@ -104,7 +104,7 @@ def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | N
 
 
 def init_state(init, optimizer: optax.GradientTransformation, streams: np.ndarray) -> dict:
-    """Parameters, optimiser state and step 0 of the networks `streams` [K, 2] uint32 (seed, number); a pure function."""
+    """Parameters, optimiser state and step 0 of the networks `streams` [K, 2] uint32 (seed, number)."""
 
     def of_one(stream):
         params = init(_key(stream))
@@ -294,8 +294,8 @@ class Feed:
         place = "resident" if chunks == 1 else f"streamed in {chunks} chunks"
         return (
             f"{examples} sequences ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "
-            f"on {mesh.size} {mesh.devices.flat[0].platform} device(s), {len(self._streams)} network(s); epochs {done} of "
-            f"{num_epochs} done"
+            f"on {mesh.size} {mesh.devices.flat[0].platform} device(s), {len(self._streams)} network(s); epochs "
+            f"{done} of {num_epochs} done"
         )
 
 

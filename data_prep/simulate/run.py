@@ -20,12 +20,13 @@ START = "2019-11-25T15:12:13"  # naive UTC, of the archive's concurrent run
 
 def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_kinds: Sequence[str] = KINDS,
              faults_per_hour: float = 10.0, concurrency: Mapping[str, int] | None = None, day_hours: float = 2.0,
-             load: float = 1.0, start: str = START) -> dict[str, int]:
+             load: float = 1.0, start: str = START, plan: list[Fault] | None = None) -> dict[str, int]:
     """Simulates the cluster and writes its telemetry to `directory` in the archive's raw layout.
 
     The first fifth of the time has no faults; `faults_per_hour` counts in the rest. `concurrency` overrides
     Rally's workers by workload (boot 2, image 5, network 1); `load` scales the rate of iterations and
-    `day_hours` is the length of the compressed day over which it swings. Same arguments, same bytes.
+    `day_hours` is the length of the compressed day over which it swings. `plan`: faults to inject instead of those
+    that `fault_kinds` and `faults_per_hour` lead to (`faults.schedule`). Same arguments, same bytes.
     Returns counts (logs, metric rows, trace files, spans, iterations, faults). Raises InputError where
     `directory` is not empty, or an argument cannot be used.
     """
@@ -39,7 +40,7 @@ def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_ki
     if hours <= 0 or load <= 0 or day_hours <= 0:
         raise InputError("simulate: hours, load and day_hours must be positive")
     seconds = int(hours * 3600)
-    plan = schedule(seconds, seed, tuple(fault_kinds), faults_per_hour)
+    plan = schedule(seconds, seed, tuple(fault_kinds), faults_per_hour) if plan is None else plan
     engine, rally, injector = run(seconds, seed, plan, concurrency, day_hours, load)
 
     clock = Clock(start)

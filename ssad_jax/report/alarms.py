@@ -30,7 +30,6 @@ class View:
     since: str
     lasted: str
     ongoing: bool  # it reaches the last window
-    times_threshold: str
     suspects: list[dict]
     others: int  # suspects that are not shown
     why: str
@@ -59,7 +58,6 @@ def _ongoing(record: dict, test: TestWindows) -> bool:
 
 def _view(record: dict, prepared: Prepared, scored: Scored, test: TestWindows) -> View:
     start, end, since = (record[f"{name}_unix_nano"] for name in ("start", "end", "since"))
-    ratio = _finite(record["score"]) / record["threshold"] if record["threshold"] > 0 else np.nan
     lines = [
         (clock_text(e["time_unix_nano"]), plain(e["service"], 60), plain(e["body"])) for e in record["log_lines"]
     ]  # fmt: skip
@@ -77,7 +75,6 @@ def _view(record: dict, prepared: Prepared, scored: Scored, test: TestWindows) -
         since=time_text(since),
         lasted=duration_text((end - since) / NS),
         ongoing=_ongoing(record, test),
-        times_threshold=f"{ratio:.1f}\u00a0× the threshold" if np.isfinite(ratio) else "",
         suspects=suspects[:SUSPECTS],
         others=max(len(suspects) - SUSPECTS, 0),
         why=sentence(record),

@@ -1,29 +1,44 @@
 """Who calls whom, drawn in layers from callers to callees, with the suspects of one alarm coloured by blame."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 from markupsafe import Markup
 
 from ssad_jax.prepared import NODE_KINDS, System
-from ssad_jax.report import svg
+from ssad_jax.report import heat, svg
 from ssad_jax.report.text import clip_middle, number, percent, plain, quantity
 
 WIDTH, BOX, ROW = 1180.0, 22.0, 32.0
 LOOP = 26.0  # room at the right for calls within the last layer
+PASSING = 9.0  # height that calls take to the same callee where they pass a layer
 MOST_LAYERS, MOST_SERVICES = 6, 48
-WIDEST, LETTER = 168.0, 6.2  # pixels: a box, a letter in it
+WIDEST, LETTER = 168.0, 5.7  # pixels: a box, a letter in it
 SWEEPS = 12
+
+
+class Slot(NamedTuple):
+    """A place in a layer: of a service, or where calls to a service pass the layer on their way."""
+
+    passing: bool
+    service: int
+    layer: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """Where services stand, for every drawing of one system."""
 
-    layers: list[list[int]]  # services (indices) from callers to callees, top to bottom
+    slots: list[list[Slot]]  # from callers to callees, top to bottom
     alone: list[int]  # services that neither call nor are called
-    edges: list[tuple[int, int]]  # caller, callee
+    routes: dict[tuple[int, int], list[Slot]]  # (caller, callee) -> the way of the call, both ends included
     left_out: int  # services that do not fit
+
+    @property
+    def layers(self) -> list[list[int]]:
+        """The services of each layer."""
+        return [[slot.service for slot in layer if not slot.passing] for layer in self.slots]
 
 
 def call_edges(system: System) -> list[tuple[int, int]]:
@@ -45,12 +60,19 @@ def arrange(system: System, first: list[str]) -> Layout:
     edges = [(a, b) for a, b in edges if a in shown and b in shown]
     linked = {s for edge in edges for s in edge}
     level = _levels(sorted(linked), edges)
-    layers = [[] for _ in range(max(level.values(), default=-1) + 1)]
-    for s in sorted(linked, key=lambda s: system.service_names[s]):
-        layers[level[s]].append(s)
-    _untangle(layers, edges)
+    routes = {(a, b): _route(a, b, level) for a, b in edges}
+    slots = [[] for _ in range(max(level.values(), default=-1) + 1)]
+    for slot in sorted({slot for route in routes.values() for slot in route}):
+        slots[slot.layer].append(slot)
+    _untangle(slots, routes.values())
     alone = sorted(shown - linked, key=lambda s: system.service_names[s])
-    return Layout(layers, alone, edges, count - len(shown))
+    return Layout(slots, alone, routes, count - len(shown))
+
+
+def _route(caller: int, callee: int, level: dict[int, int]) -> list[Slot]:
+    """All calls to one callee share a slot in a layer that they pass."""
+    between = [Slot(True, callee, i) for i in range(level[caller] + 1, level[callee])]
+    return [Slot(False, caller, level[caller]), *between, Slot(False, callee, level[callee])]
 
 
 def _choose(system: System, edges, first: list[str]) -> set[int]:
@@ -91,43 +113,49 @@ def _levels(services: list[int], edges) -> dict[int, int]:
     return level
 
 
-def _untangle(layers: list[list[int]], edges) -> None:
+def _untangle(slots: list[list[Slot]], routes) -> None:
     """Order each layer by the mean height of its neighbours in other layers, forth and back a few times."""
-    beside = {s: [] for layer in layers for s in layer}
-    for a, b in edges:
-        beside[a].append(b)
-        beside[b].append(a)
+    beside = {slot: set() for layer in slots for slot in layer}
+    for route in routes:
+        for a, b in zip(route, route[1:], strict=False):
+            beside[a].add(b)
+            beside[b].add(a)
     for sweep in range(SWEEPS):
-        height = {s: (i + 0.5) / len(layer) for layer in layers for i, s in enumerate(layer)}
-        for layer in layers if sweep % 2 == 0 else layers[::-1]:
-            mean = {s: float(np.mean([height[n] for n in beside[s]])) for s in layer}
-            layer.sort(key=lambda s: (round(mean[s], 9), s))
-            height |= {s: (i + 0.5) / len(layer) for i, s in enumerate(layer)}
+        height = {slot: (i + 0.5) / len(layer) for layer in slots for i, slot in enumerate(layer)}
+        for layer in slots if sweep % 2 == 0 else slots[::-1]:
+            mean = {slot: float(np.mean([height[n] for n in sorted(beside[slot])])) for slot in layer}
+            layer.sort(key=lambda slot: (round(mean[slot], 9), slot))
+            height |= {slot: (i + 0.5) / len(layer) for i, slot in enumerate(layer)}
 
 
 def draw(layout: Layout, system: System, alarm: dict | None, top: float) -> Markup:
     """The graph with the suspects of an alert record; `top`: the blame where the colours end."""
     suspects = {s["service"]: (rank, s) for rank, s in enumerate((alarm or {}).get("suspects", []), 1)}
     deviating = _deviating_calls(system, alarm)
-    pitch = (WIDTH - LOOP) / max(len(layout.layers), 1)
+    pitch = (WIDTH - LOOP) / max(len(layout.slots), 1)
     box = min(WIDEST, pitch - 34)
-    tallest = max(map(len, layout.layers), default=0)
+    size = [sum(PASSING if slot.passing else ROW for slot in layer) for layer in layout.slots]
+    height = max(size, default=0.0)
     place = {}
-    for i, layer in enumerate(layout.layers):
-        step = ROW * min(tallest / len(layer), 2.2)
-        offset = (ROW * tallest - step * len(layer)) / 2
-        for j, s in enumerate(layer):
-            place[s] = (pitch * i + (pitch - box) / 2, offset + step * (j + 0.5))
-    height = ROW * tallest
+    for i, layer in enumerate(layout.slots):
+        stretch = min(height / size[i], 1.8)
+        y = (height - stretch * size[i]) / 2
+        for slot in layer:
+            own = stretch * (PASSING if slot.passing else ROW)
+            place[slot] = (pitch * i + (pitch - box) / 2, y + own / 2)
+            y += own
     columns = max(int(WIDTH // (box + 14)), 1)
-    for j, s in enumerate(layout.alone):
-        place[s] = (7 + (j % columns) * (box + 14), height + 34 + ROW * (j // columns))
-    bottom = height + (34 + ROW * -(-len(layout.alone) // columns) if layout.alone else 6)
-    parts = [_edge(place, box, edge, deviating.get(edge)) for edge in layout.edges if edge not in deviating]
-    parts += [_edge(place, box, edge, deviating[edge]) for edge in layout.edges if edge in deviating]
-    if layout.alone:
+    cells = [divmod(j, columns) for j in range(len(layout.alone))]
+    alone = {s: (7 + j * (box + 14), height + 34 + ROW * i) for s, (i, j) in zip(layout.alone, cells, strict=True)}
+    bottom = height + (34 + ROW * -(-len(alone) // columns) if alone else 6)
+    calls = sorted(layout.routes, key=lambda call: call in deviating)  # those that deviate on top
+    parts = [_call([place[slot] for slot in layout.routes[call]], box, deviating.get(call)) for call in calls]
+    if alone:
         parts.append(svg.label(7, height + 13, "no calls seen in training time:", class_="tick"))
-    parts += [_box(place[s], box, system.service_names[s], suspects.get(system.service_names[s]), top) for s in place]
+    boxes = {slot.service: at for slot, at in place.items() if not slot.passing} | alone
+    for s, at in boxes.items():
+        name = system.service_names[s]
+        parts.append(_box(at, box, name, suspects.get(name), top))
     return svg.picture(WIDTH, bottom, "Services and their calls, suspects coloured", parts, "graph")
 
 
@@ -142,40 +170,47 @@ def _deviating_calls(system: System, alarm: dict | None) -> dict[tuple[int, int]
     return out
 
 
-def _edge(place, box: float, edge: tuple[int, int], deviation: list[str] | None) -> Markup:
-    (x1, y1), (x2, y2) = place[edge[0]], place[edge[1]]
-    start, end = x1 + box, x2 - 2
-    if x2 > x1:
-        bend = max(18.0, (end - start) / 2)
-        path = f"M{start:.1f} {y1:.1f}C{start + bend:.1f} {y1:.1f} {end - bend:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
-    else:  # to the same layer, or back: around the right-hand side
-        end, out = x2 + box + 2, max(x1, x2) + box + LOOP
-        path = f"M{start:.1f} {y1:.1f}C{out:.1f} {y1:.1f} {out:.1f} {y2:.1f} {end:.1f} {y2:.1f}"
+def _call(places: list[tuple[float, float]], box: float, deviation: list[str] | None) -> Markup:
+    """A line from the right of the first place through those it passes to the left of the last one."""
+    x, y = places[0][0] + box, places[0][1]
+    path = [f"M{x:.1f} {y:.1f}"]
+    backwards = places[-1][0] <= places[0][0]
+    if backwards:  # to the same layer, or back: around the right-hand side
+        out, x, y = max(places[0][0], places[-1][0]) + box + LOOP, places[-1][0] + box + 2, places[-1][1]
+        path.append(f"C{out:.1f} {places[0][1]:.1f} {out:.1f} {y:.1f} {x:.1f} {y:.1f}")
+    else:
+        for i, (left, to) in enumerate(places[1:], 1):
+            last = i == len(places) - 1
+            end = left - 2 if last else left
+            bend = (end - x) / 2
+            path.append(f"C{x + bend:.1f} {y:.1f} {end - bend:.1f} {to:.1f} {end:.1f} {to:.1f}")
+            if not last:
+                path.append(f"H{left + box:.1f}")
+            x, y = (end if last else left + box), to
     told = [svg.tooltip("; ".join(deviation))] if deviation else []
-    backwards = x2 <= x1
-    tip = f"M{end:.1f} {y2:.1f}l{5 if backwards else -5} -3v6z"
+    tip = f"M{x:.1f} {y:.1f}l{5 if backwards else -5} -3v6z"
     return svg.element(
-        "g", *told, svg.element("path", d=path, class_="line"), svg.element("path", d=tip, class_="tip"),
+        "g", *told, svg.element("path", d="".join(path), class_="line"), svg.element("path", d=tip, class_="tip"),
         class_="call deviating" if deviation else "call",
     )  # fmt: skip
 
 
 def _box(at: tuple[float, float], width: float, name: str, suspect, top: float) -> Markup:
     x, y = at
-    share = float(svg.blame_share(suspect[1]["blame"], top)) if suspect else 0.0
+    share = float(heat.blame_share(suspect[1]["blame"], top)) if suspect else 0.0
     ranked = bool(suspect) and suspect[0] <= 3 and (share > 0 or suspect[0] == 1)
-    letters = int((width - 10 - (18 if ranked else 0)) / LETTER)
+    letters = int((width - 12 - (18 if ranked else 0)) / LETTER)
     told = plain(name)
     if suspect:
         told += f": suspect {suspect[0]}, blame {number(suspect[1]['blame'])}, {percent(suspect[1].get('share'))}"
     parts = [
         svg.tooltip(told),
         svg.element(
-            "rect", x=x, y=y - BOX / 2, width=width, height=BOX, rx=4, fill=svg.colour(share),
+            "rect", x=x, y=y - BOX / 2, width=width, height=BOX, rx=4, fill=heat.colour(share),
             class_="box ranked" if ranked else "box",
         ),
-        svg.label(x + 7, y + 3.8, clip_middle(plain(name), letters), class_=svg.ink_on(share)),
+        svg.label(x + 7, y + 3.8, clip_middle(plain(name), letters), class_=heat.ink_on(share)),
     ]  # fmt: skip
     if ranked:
-        parts.append(svg.label(x + width - 6, y + 3.8, f"{suspect[0]}", class_=f"rank {svg.ink_on(share)}"))
+        parts.append(svg.label(x + width - 6, y + 3.8, f"{suspect[0]}", class_=f"rank {heat.ink_on(share)}"))
     return svg.element("g", *parts)

@@ -4,6 +4,7 @@ Everything that came from telemetry (service names, templates, log lines, fault 
 autoescaping or through `svg.element`, or is drawn into an image.
 """
 
+import dataclasses
 from pathlib import Path
 
 import jinja2
@@ -58,8 +59,10 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
     blame = service_blame(prepared.system, scored.calibration, scored.scores.node_error)
     ordered = alarms.strongest_first(records, test)
     detailed = alarms.views(ordered[: alarms.DETAILED], prepared, scored, test)
+    listed = {record["alert"] for record in ordered[: alarms.LISTED]}
     layout, graphs = _graphs(prepared, ordered, timeline.blame_top(blame))
     terms = {name: getattr(scored.scores, name) for name in ("reconstruction", "temporal", "prior")}
+    named = dataclasses.replace(chosen, name=f"{results['method']} ({results['variant']})")
     others = [floors[name] for name in BEHIND if name in floors]
     calibration, note = _calibration(test, chosen)
     environment = jinja2.Environment(
@@ -82,7 +85,7 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
         further=ordered[alarms.DETAILED : alarms.LISTED],
         number_of_alarms=len(records),
         alerting_windows=int(chosen.alert.sum()),
-        timeline=timeline.draw(test, chosen, records, prepared.system.service_names, blame),
+        timeline=timeline.draw(test, chosen, records, listed, prepared.system.service_names, blame),
         graphs=graphs,
         services_left_out=layout.left_out,
         table=_table(results),
@@ -90,7 +93,7 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
         threshold_name=results["config"]["score"]["threshold"],
         paired_names=PAIRED,
         most_faults=MOST_FAULTS,
-        curves=figures.curves(test, [chosen, *others]) if has_both else "",
+        curves=figures.curves(test, [named, *others]) if has_both else "",
         pairs=figures.pair_histogram(pairs) if len(pairs.positive) or len(pairs.negative) else "",
         terms=figures.terms_by_type(test, terms) if has_both else "",
         calibration=calibration,
@@ -106,7 +109,7 @@ def _graphs(prepared: Prepared, ordered: list[dict], top: float):
     some = ordered[:GRAPHS]
     suspects = [s["service"] for record in some for s in record["suspects"]]
     layout = graph.arrange(prepared.system, suspects)
-    if not layout.layers and not layout.alone:
+    if not layout.slots and not layout.alone:
         return layout, []
     if not some:
         return layout, [("no alarm", graph.draw(layout, prepared.system, None, top))]

@@ -1,15 +1,12 @@
 """Score over time with faults and alarms, and under it, on the same axis, the blame of each service."""
 
-import base64
 import dataclasses
-import io
 
-import matplotlib.image
 import numpy as np
 from markupsafe import Markup
 
 from ssad_jax.report import axis as time_axis
-from ssad_jax.report import svg
+from ssad_jax.report import heat, svg
 from ssad_jax.report.axis import Panel, Stretch
 from ssad_jax.report.text import clip_middle, duration_text, number, plain, time_text
 from ssad_jax.scoring.assess import Detector, TestWindows
@@ -17,7 +14,7 @@ from ssad_jax.scoring.assess import Detector, TestWindows
 LEFT, RIGHT, WIDTH = 178.0, 8.0, 1180.0  # service names; margin; all
 STRIP, SCORE, AXIS, ROW = 17.0, 104.0, 20.0, 13.0  # heights: alarm numbers, score, time, one service
 SERVICES = 24  # rows of the heat map
-NUMBER_ROOM = 14.0  # pixels between the numbers of alarms
+LETTER = 6.5  # pixels of a digit of an alarm's number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,21 +30,27 @@ class Timeline:
 
 
 def draw(
-    test: TestWindows, detector: Detector, alarms: list[dict], names: tuple[str, ...], blame: np.ndarray
+    test: TestWindows,
+    detector: Detector,
+    alarms: list[dict],
+    listed: set[int],
+    names: tuple[str, ...],
+    blame: np.ndarray,
 ) -> Timeline:
     """The panels of all test windows.
 
     Args:
         alarms: alert records (`start_unix_nano`, `end_unix_nano`, `alert`).
+        listed: numbers of the alarms that the page tells more of.
         names: of services; blame: [M, services].
     """
     wanted = _services(test, names, blame)
     rows = sorted(wanted[:SERVICES], key=lambda s: (-blame[:, s].max(initial=0), names[s]))
-    shares = svg.blame_share(blame[:, rows], blame_top(blame)) if len(rows) else np.zeros((len(blame), 0))
+    shares = heat.blame_share(blame[:, rows], blame_top(blame)) if len(rows) else np.zeros((len(blame), 0))
     scale = _Scale(detector)
     found, together = time_axis.panels(test, WIDTH - LEFT - RIGHT)
-    drawn = [_panel(panel, test, detector, alarms, names, rows, shares, scale) for panel in found]
-    return Timeline(drawn, blame_legend(blame_top(blame)), together, len(rows), len(wanted), len(names))
+    drawn = [_panel(panel, test, detector, alarms, listed, names, rows, shares, scale) for panel in found]
+    return Timeline(drawn, heat.legend(blame_top(blame)), together, len(rows), len(wanted), len(names))
 
 
 def blame_top(blame: np.ndarray) -> float:
@@ -92,7 +95,7 @@ class _Scale:
         return kept
 
 
-def _panel(panel: Panel, test, detector, alarms, names, rows, shares, scale: _Scale) -> Markup:
+def _panel(panel: Panel, test, detector, alarms, listed, names, rows, shares, scale: _Scale) -> Markup:
     height = STRIP + SCORE + AXIS + ROW * len(rows) + 4
     right = max(s.x + len(s.cells) * panel.cell for s in panel.stretches)
     parts = [_frame(panel, names, rows, right, height, scale)]
@@ -100,7 +103,7 @@ def _panel(panel: Panel, test, detector, alarms, names, rows, shares, scale: _Sc
         parts += _labels(panel, stretch, test) if (test.label == 1).any() else []
         parts += _scores(panel, stretch, detector, scale)
         parts += _heat(panel, stretch, test, names, rows, shares)
-    parts += _alarms(panel, test, alarms)
+    parts += _alarms(panel, test, alarms, listed)
     y = float(scale.y(scale.threshold))
     parts.append(svg.element("line", x1=0, x2=right, y1=y, y2=y, class_="threshold"))
     shifted = svg.element("g", *parts, transform=f"translate({LEFT:g} 0)")
@@ -173,7 +176,7 @@ def _spans(values: np.ndarray) -> list[tuple[int, int]]:
 
 def _scores(panel: Panel, stretch: Stretch, detector: Detector, scale: _Scale) -> list[Markup]:
     # A score that is not finite is drawn at the top: it must not look like quiet time.
-    score = np.array([np.nan_to_num(detector.score[r], nan=scale.high, posinf=scale.high).max() for r in stretch.cells])
+    score = np.array([_drawn(detector.score[r], scale).max() for r in stretch.cells])
     x = stretch.x + (np.arange(len(score)) + 0.5) * panel.cell
     y = scale.y(score)
     parts = [svg.polyline(x, y, class_="score")] if len(x) > 1 else []
@@ -190,6 +193,10 @@ def _scores(panel: Panel, stretch: Stretch, detector: Detector, scale: _Scale) -
     return parts
 
 
+def _drawn(score: np.ndarray, scale: _Scale) -> np.ndarray:
+    return np.nan_to_num(score, nan=scale.high, posinf=scale.high, neginf=scale.low)
+
+
 def _heat(panel: Panel, stretch: Stretch, test, names, rows, shares) -> list[Markup]:
     if not rows:
         return []
@@ -198,7 +205,7 @@ def _heat(panel: Panel, stretch: Stretch, test, names, rows, shares) -> list[Mar
     x, width = panel.place(stretch, 0, len(stretch.cells) - 1)
     parts = [
         svg.element(
-            "image", href=_png(svg.heat(image)), x=x, y=top, width=width, height=ROW * len(rows),
+            "image", href=heat.png(heat.pixels(image)), x=x, y=top, width=width, height=ROW * len(rows),
             preserveAspectRatio="none", class_="heat",
         )  # fmt: skip
     ]
@@ -217,46 +224,27 @@ def _heat(panel: Panel, stretch: Stretch, test, names, rows, shares) -> list[Mar
     return parts
 
 
-def _png(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    matplotlib.image.imsave(buffer, pixels, format="png", metadata={"Software": None})
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
-
-
-def _alarms(panel: Panel, test: TestWindows, alarms: list[dict]) -> list[Markup]:
+def _alarms(panel: Panel, test: TestWindows, alarms: list[dict], listed: set[int]) -> list[Markup]:
     """A bar from the first to the last window of each alarm, with its number where there is room."""
     parts, free = [], -np.inf
     for stretch in panel.stretches:
+        rows = np.concatenate(stretch.cells)
+        cell = np.repeat(np.arange(len(stretch.cells)), [len(c) for c in stretch.cells])
+        start, end = test.start_unix_nano[rows], test.end_unix_nano[rows]
         for alarm in sorted(alarms, key=lambda a: a["start_unix_nano"]):
-            raised = np.flatnonzero(_inside(test, stretch, alarm))
+            if alarm["start_unix_nano"] >= stretch.end_unix_nano or alarm["end_unix_nano"] <= stretch.start_unix_nano:
+                continue
+            raised = cell[(start >= alarm["start_unix_nano"]) & (end <= alarm["end_unix_nano"])]
             if not len(raised):
                 continue
-            x, width = panel.place(stretch, int(raised[0]), int(raised[-1]))
+            x, width = panel.place(stretch, int(raised.min()), int(raised.max()))
             middle = x + width / 2
             bar = svg.element("rect", x=x, y=STRIP - 3, width=max(width, 2.0), height=4, class_="alarm")
             inner = [svg.tooltip(f"alarm {alarm['alert']}, until {time_text(alarm['end_unix_nano'])}"), bar]
-            if middle - NUMBER_ROOM / 2 >= free:
+            room = LETTER * len(str(alarm["alert"])) + 4
+            if middle - room / 2 >= free:
                 inner.append(svg.label(middle, STRIP - 5, str(alarm["alert"]), class_="number"))
-                free = middle + NUMBER_ROOM / 2
-            parts.append(svg.element("a", *inner, href=f"#alarm-{alarm['alert']}"))
+                free = middle + room / 2
+            target = f"#alarm-{alarm['alert']}" if alarm["alert"] in listed else None
+            parts.append(svg.element("a" if target else "g", *inner, href=target))
     return parts
-
-
-def _inside(test: TestWindows, stretch: Stretch, alarm: dict) -> np.ndarray:
-    """[cells] bool: whether a cell has a window that lies wholly in the alarm."""
-    within = (test.start_unix_nano >= alarm["start_unix_nano"]) & (test.end_unix_nano <= alarm["end_unix_nano"])
-    return np.array([bool(within[rows].any()) for rows in stretch.cells])
-
-
-def blame_legend(top: float) -> Markup:
-    """The colours of blame, with a few of its values."""
-    width, height = 200.0, 10.0
-    shares = np.linspace(0.12, 1, 120)
-    pixels = np.repeat(svg.heat(shares)[None], 2, axis=0)
-    parts = [svg.element("image", href=_png(pixels), x=0, y=0, width=width, height=height, preserveAspectRatio="none")]
-    values = [v for v in (1, 3, 10, 30, 100, 300, 1000) if v <= top]
-    for value in values:
-        x = width * (svg.blame_share(value * (1 + 1e-9), top) - 0.12) / 0.88
-        parts.append(svg.label(float(x), height + 11, f"{value}", class_="tick", text_anchor="middle"))
-    shifted = svg.element("g", *parts, transform="translate(8 0)")
-    return svg.picture(width + 16, height + 14, "Colours of blame", [shifted], "legend")

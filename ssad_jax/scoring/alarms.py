@@ -65,17 +65,24 @@ def _alarm(rows: np.ndarray, raised: np.ndarray, test: TestWindows, detector: De
     )  # fmt: skip
 
 
-def alarm_figures(test: TestWindows, alarms: list[Alarm], normal_hours: float) -> dict:
+def alarm_figures(test: TestWindows, alarms: list[Alarm], normal_hours: float, since: list[int]) -> dict:
     """Figures over merged alarms; labels serve these figures alone.
 
     An alarm is true if one of its windows is faulty, near a fault if all of them are null, and false otherwise.
     `share_of_normal_windows` tells what counts hide: an alarm that never closes is one alarm.
 
-    Args: normal_hours: of observed normal test time (`metrics.false_alarms`).
+    Args:
+        normal_hours: of observed normal test time (`metrics.false_alarms`).
+        since: the estimated begin of the deviation behind each alarm, ns (`explain.begin_of_deviation`).
     """
     kinds = {"true": 0, "near": 0, "false": 0}
-    covered = np.zeros(len(test.window), bool)
-    for alarm in alarms:
+    covered, late, found = np.zeros(len(test.window), bool), [], set()
+    for alarm, begin in zip(alarms, since, strict=True):
+        faults = test.fault[alarm.rows]
+        fault = int(faults[np.argmax(faults >= 0)]) if (faults >= 0).any() else -1
+        if fault >= 0 and fault not in found:  # of a fault's alarms the first one
+            found.add(fault)
+            late.append((begin - test.faults["start_time_unix_nano"][fault]) / NS)
         labels = test.label[alarm.rows]
         covered[alarm.rows] = True
         kinds["true" if (labels == 1).any() else "false" if (labels == 0).any() else "near"] += 1
@@ -87,4 +94,6 @@ def alarm_figures(test: TestWindows, alarms: list[Alarm], normal_hours: float) -
         "false_alarms_per_hour": kinds["false"] / normal_hours if normal_hours > 0 else None,
         "share_of_normal_windows": float(covered[normal].mean()) if normal.any() else None,
         "seconds_median": float(np.median(seconds)) if seconds else None,
+        "since_minus_onset_seconds_median": float(np.median(late)) if late else None,
+        "since_error_seconds_median": float(np.median(np.abs(late))) if late else None,
     }

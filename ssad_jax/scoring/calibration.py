@@ -10,15 +10,12 @@ The steps, each of which makes a fault that touches one service visible in a sys
 4. The temporal and the prior term are calibrated the same way.
    The state that both are made of starts from zero: in a run's first windows, until it has seen one window length
    of history, they are 0 (no evidence) and nothing is calibrated on them.
-5. score = alpha * reconstruction + beta * evidence(temporal) + eta * evidence(prior), where
-   evidence(x) = e / (1 + e), e = max(x - 1, 0).
+5. score = alpha * evidence(reconstruction) + beta * evidence(temporal) + eta * evidence(prior), where
+   evidence(x) = log(1 + x) above the normal median, 0 below.
 
-Why step 5 is not the plain weighted sum: the calibrated terms have heavy tails, and the state drifts over runs
-longer than those of training, so that the plain sum is decided by whichever term has the heaviest tail, informative or
-not. Only what lies beyond the normal q95 counts, and it is worth less than 1: less than a reconstruction error
-at its own normal q95. The secondary terms decide between windows that reconstruction finds alike; one that says
-nothing cannot drown it. (Train Ticket, 30 epochs: AUROC .987 for reconstruction alone, .985 so, .77 for the plain
-sum after 10 epochs.)
+Why step 5 is not the plain weighted sum: the calibrated terms have heavy tails, so that the plain sum is decided by
+whichever term has the heaviest one, informative or not. Logarithms let terms that agree outweigh one that is alone.
+Measured on simulated systems only (docs/method.md).
 
 A calibration run is judged by scales that were fitted without it (leave one run out), because the maximum over
 nodes picks exactly those residuals that inflate their own scale; otherwise calibration scores would be smaller
@@ -116,7 +113,7 @@ def fit_calibration(
 
     kinds = np.unique(place.kind)
     errors = _kind_errors(node_error, place, kinds)
-    raw_terms = np.stack([held_out.temporal, held_out.prior], axis=1)[held_out.position >= warm_up]
+    raw_terms = _secondary(held_out)[held_out.position >= warm_up]
     kind_median = np.median(errors, axis=0)
     worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
     kind_spread = np.maximum(np.median(worst, axis=0) - kind_median, KIND_SPREAD_FLOOR)
@@ -166,8 +163,8 @@ def node_errors(
 
 
 def evidence(calibrated: np.ndarray) -> np.ndarray:
-    """What a secondary term beyond its normal q95 is worth: 0 up to there, then rising towards 1."""
-    return 1.0 - 1.0 / (1.0 + np.maximum(calibrated - 1.0, 0.0))
+    """What a calibrated term is worth: log(1 + x) above its normal median, 0 below."""
+    return np.log1p(np.maximum(calibrated, 0.0))
 
 
 def kind_names(calibration: Calibration) -> list[str]:
@@ -195,16 +192,22 @@ def _centre(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:
     return middle, spread
 
 
+def _secondary(terms: Terms) -> np.ndarray:
+    """[M, 2] f64: temporal and prior."""
+    read = np.stack([terms.temporal, terms.prior], axis=1) if terms.read is None else terms.read
+    return read.astype(np.float64)
+
+
 def _combine(calibration: Calibration, terms: Terms, node_error: np.ndarray, errors: np.ndarray) -> Scores:
     kind = (errors - calibration.kind_median) / calibration.kind_spread
     reconstruction = kind.max(1) if kind.shape[1] else np.zeros(len(kind))
-    raw = np.stack([terms.temporal, terms.prior], axis=1).astype(np.float64)
+    raw = _secondary(terms)
     calibrated = (raw - calibration.term_median) / calibration.term_spread
     # Without history there is no evidence (whereas a diverged model's nan in `prior` must stay visible).
     new = terms.position < calibration.warm_up
     temporal = np.where(new | np.isnan(raw[:, 0]), 0.0, calibrated[:, 0])
     prior = np.where(new, 0.0, calibrated[:, 1])
     alpha, beta, eta = calibration.weights
-    score = alpha * reconstruction + beta * evidence(temporal) + eta * evidence(prior)
+    score = alpha * evidence(reconstruction) + beta * evidence(temporal) + eta * evidence(prior)
     paper = terms.paper_reconstruction + np.nan_to_num(terms.temporal, nan=0.0) + terms.prior
     return Scores(score, paper.astype(np.float64), reconstruction, temporal, prior, kind, node_error)

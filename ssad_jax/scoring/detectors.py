@@ -11,6 +11,7 @@ from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
 from ssad_jax.scoring.conformal import Overlap, overlap
+from ssad_jax.scoring.states import read_states
 from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
 from ssad_jax.scoring.thresholds import Threshold, decide
 
@@ -50,31 +51,36 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
     def by(network, runs):
         return score_runs(score, network, prepared, runs, score_config.batch_runs)
 
-    def by_all(runs):
-        return averaged([by(network, runs) for network in networks])
+    def judge(k, network):
+        """(calibration, test) terms of one network."""
+        mine = calibration_runs[prepared.windows.group[calibration_runs[:, 0]] == k] if own else calibration_runs
+        held_out, test = by(network, mine), by(network, test_runs)
+        run = prepared.windows.segment[held_out.window]
+        return read_states(held_out, run, test, warm_up_windows(prepared), score_config)
 
-    if own:
-        group = prepared.windows.group[calibration_runs[:, 0]]
-        held_out = joined([by(network, calibration_runs[group == k]) for k, network in enumerate(networks)])
-    else:
-        held_out = by_all(calibration_runs)
+    held_out, test = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
     # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.
-    fit = by_all(some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0])
-    return calibrate(prepared, place, fit, held_out, by_all(test_runs), score_config)
+    fit = by(networks[0], some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0])
+    together = joined(held_out) if own else averaged(held_out)
+    return calibrate(prepared, place, fit, together, averaged(test), score_config)
+
+
+def warm_up_windows(prepared: Prepared) -> int:
+    """Windows of a run before its state has seen one window length of history."""
+    return -(-prepared.manifest["window_length"] // prepared.manifest["stride"])
 
 
 def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, test: Terms, score_config) -> Scored:
-    """Calibrate on held-out windows and score the test windows; `fit`: windows that were fitted on, for scales alone."""
+    """Calibrate on held-out windows, score test windows; `fit`: windows that were fitted on, for scales alone."""
     held_out, test = (
         terms.take(np.argsort(prepared.windows.start_unix_nano[terms.window], kind="stable"))
         for terms in (held_out, test)
     )
     num_nodes = len(prepared.system.kind)
     run = prepared.windows.segment[held_out.window]
-    warm_up = -(-prepared.manifest["window_length"] // prepared.manifest["stride"])  # one window length of history
     before, test_before = (_before(prepared, terms.window) for terms in (held_out, test))
     calibration, held_out_scores = fit_calibration(
-        place, fit, held_out, before, run, num_nodes, warm_up, score_config
+        place, fit, held_out, before, run, num_nodes, warm_up_windows(prepared), score_config
     )
     scores = apply_calibration(calibration, place, test, test_before, num_nodes)
     return Scored(place, calibration, held_out, held_out_scores, test, scores)

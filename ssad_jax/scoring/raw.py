@@ -33,7 +33,7 @@ LATENCIES = {  # channel -> table, column, name of the fitted statistics
 
 def count(scaled: float, mean: float) -> float:
     """A count from its Pearson units, (n - mean) / sqrt(mean + 1); never below 0."""
-    return max(round(scaled * np.sqrt(mean + 1) + mean, 2), 0.0)
+    return max(0.0, float(round(scaled * np.sqrt(mean + 1) + mean, 2)))
 
 
 def latency_ms(scaled: float, calls: int, mean: float, std: float) -> float:
@@ -74,7 +74,8 @@ class Units:
     def convert(self, node: int, channel: str, observed: float, expected: float, start: int, end: int):
         """(observed, expected, unit) of one signal in the window [start, end), from its scaled values."""
         kind = NODE_KINDS[self._system.kind[node]]
-        number = int(node - np.flatnonzero(self._system.kind == self._system.kind[node])[0])
+        same = self._system.node_mask & (self._system.kind == self._system.kind[node])
+        number = int(same[:node].sum())  # fitted statistics are in the order of the nodes of a kind
         converted = None
         if (kind, channel) in COUNTS:
             converted = self._count(*COUNTS[kind, channel], number, observed, expected)

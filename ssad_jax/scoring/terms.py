@@ -32,9 +32,11 @@ class Terms(NamedTuple):
     prior: np.ndarray  # [M] f32
     paper_reconstruction: np.ndarray  # [M] f32
     prototype: np.ndarray  # [M] int
+    state: np.ndarray | None = None  # [M, H] f32: u_t of one network
+    read: np.ndarray | None = None  # [M, 2] f32: temporal and prior term as `scoring.states` reads them; None: as above
 
     def take(self, rows) -> "Terms":
-        return Terms(*(a[rows] for a in self))
+        return Terms(*(None if a is None else a[rows] for a in self))
 
 
 def columns(system: System) -> Columns:
@@ -72,13 +74,14 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         terms = jax.device_get(score(params, windows, rows, index))
         real = ids >= 0
         residual = np.asarray(terms.residual)[real][:, place.node, place.channel]
-        rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype)
+        rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype, terms.state)
         position = np.broadcast_to(np.arange(length), ids.shape)[real]
         parts.append(Terms(ids[real], position, residual, *(np.asarray(a)[real] for a in rest)))
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
-        return Terms(no_ids, no_ids, np.zeros((0, len(place.node)), np.float32), empty, empty, empty, no_ids)
+        residual, state = np.zeros((0, len(place.node)), np.float32), np.zeros((0, 1), np.float32)
+        return Terms(no_ids, no_ids, residual, empty, empty, empty, no_ids, state)
     whole = joined(parts)
     _, unique = np.unique(whole.window, return_index=True)
     return whole.take(np.sort(unique))
@@ -86,22 +89,21 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
 
 def joined(parts: list[Terms]) -> Terms:
     """The windows of all parts, in their order."""
-    return Terms(*(np.concatenate(a) for a in zip(*parts, strict=True)))
+    return Terms(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
 
 
 def averaged(parts: list[Terms]) -> Terms:
     """The mean terms of several networks for the same windows; the nearest prototype is the first network's."""
-    names = ("residual", "temporal", "prior", "paper_reconstruction")
+    names = ("residual", "temporal", "prior", "paper_reconstruction", "read")
     means = {name: np.mean([getattr(p, name) for p in parts], axis=0, dtype=np.float32) for name in names}
     return parts[0]._replace(**means)
 
 
 def scorer(method):
-    """`method.score` compiled as score(params, windows, rows, index), without the state (it stays on the device)."""
+    """`method.score` compiled as score(params, windows, rows, index)."""
 
     def score(params, windows, rows, index):
-        terms = method.score(params, make_batch(windows, rows, index))
-        return terms._replace(state=None)
+        return method.score(params, make_batch(windows, rows, index))
 
     return jax.jit(score)
 

@@ -6,7 +6,7 @@ import pytest
 from data_prep.errors import InputError
 from ssad_jax.config import default_config
 from ssad_jax.scoring.calibration import Calibration, apply_calibration, evidence, fit_calibration, node_errors
-from ssad_jax.scoring.terms import Columns, Terms
+from ssad_jax.scoring.terms import Columns, Terms, joined
 
 # Node 0 (service): one channel; node 2 (log): two channels. N = 4, node 3 is padding.
 PLACE = Columns(node=np.array([0, 2, 2]), channel=np.array([0, 0, 1]), kind=np.array([0, 1, 1]))
@@ -76,11 +76,11 @@ def test_joint_score_by_hand():
     np.testing.assert_allclose(scores.kind, [[2.0, 3.0], [0.0, 0.0]])
     np.testing.assert_allclose(scores.temporal, [3.0, 0.0])  # no history: no evidence
     np.testing.assert_allclose(scores.prior, [3.0, 0.5])
-    np.testing.assert_allclose(scores.calibrated, [2 * 3 + 3 * 2 / 3 + 5 * 2 / 3, 0.0])
+    np.testing.assert_allclose(scores.calibrated, [(2 + 3 + 5) * np.log(4), 5 * np.log(1.5)])
     np.testing.assert_allclose(scores.paper, [10 + 2 + 4, 20 + 0 + 1.5])
-    np.testing.assert_allclose(evidence(np.array([-5.0, 1.0, 2.0, 1e9, np.inf])), [0, 0, 0.5, 1, 1])
+    np.testing.assert_allclose(evidence(np.array([-5.0, 0.0, 1.0, np.e - 1])), [0, 0, np.log(2), 1])
     early = apply_calibration(calibration, PLACE, new._replace(position=np.array([2, 3])), 4)
-    np.testing.assert_allclose(early.calibrated, [2 * 3, 0.0])  # before the warm-up is over
+    np.testing.assert_allclose(early.calibrated, [2 * np.log(4), 5 * np.log(1.5)])  # before the warm-up is over
     np.testing.assert_allclose(early.prior, [0.0, 0.5])
 
 
@@ -127,11 +127,11 @@ def test_secondary_terms_are_calibrated_past_the_warm_up_or_not_at_all():
     early, late = random_terms(rng, 40), random_terms(rng, 40)
     early.prior[:] += 100  # of a state that starts from zero
     early = early._replace(position=np.zeros(40, int))
-    both = Terms(*(np.concatenate(a) for a in zip(early, late, strict=True)))
+    both = joined([early, late])
     calibration, scores = fit_calibration(PLACE, late, both, np.arange(80) // 8, 4, 4, settings())
     assert calibration.term_median[1] == pytest.approx(np.median(late.prior)) and (scores.prior[:40] == 0).all()
     calibration, scores = fit_calibration(PLACE, late, early, np.arange(40) // 8, 4, 4, settings())
-    np.testing.assert_array_equal(scores.calibrated, scores.reconstruction)
+    np.testing.assert_array_equal(scores.calibrated, evidence(scores.reconstruction))
     np.testing.assert_array_equal(apply_calibration(calibration, PLACE, late, 4).prior, 0)
 
 

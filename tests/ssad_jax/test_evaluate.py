@@ -88,6 +88,18 @@ def test_scores_parquet_is_the_contracts(toy_run):
     assert frame.filter(~pl.col("label"))["fault_type"].null_count() == (~frame["label"]).sum()
 
 
+def test_an_evaluation_of_windows_that_are_not_simulated_leaves_a_line(tmp_path):
+    data, config = make_prepared(segments=8), small_config(bootstrap=0)
+    config.evaluation_log = str(tmp_path / "log.jsonl")
+    results = run(data, tmp_path / "run", config)
+    (line,) = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert line["command"] == "evaluate" and line["detector"] == "knowledge_ssl (calibrated)"
+    assert line["auroc"] == pytest.approx(results["auroc"], abs=1e-6) and line["seed"] == 0
+    simulated = dataclasses.replace(data, manifest=data.manifest | {"simulated": {"hours": 1.0}})
+    run(simulated, tmp_path / "run", config)
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
+
+
 def test_metrics_json_holds_the_contracts_names(toy_run):
     _, workdir, results = toy_run
     saved = json.loads((workdir / "evaluation" / "metrics.json").read_text())

@@ -229,7 +229,7 @@ def test_many_alarms_are_limited_and_counted(usual):
             "body": "x" * 600, "template": None}] * 8} for n in range(1, 1001)]  # fmt: skip
     page = usual.again(records=many)
     assert len(page) < 3e6
-    parsed = Page(page)
+    parsed = check(page)
     assert "1000 alarms" in parsed.text and "700 weaker alarms are left out" in parsed.text
 
 
@@ -304,6 +304,14 @@ def test_graph_runs_from_callers_to_callees():
     assert [level[s] for s in range(5)] == [0, 1, 1, 2, 3]  # the circle 3, 4 is entered at 3
     assert layout.alone == [5] and layout.left_out == 0
     assert graph.arrange(system, []) == layout
+
+
+def test_calls_pass_layers_beside_the_services_there():
+    layout = graph.arrange(with_calls(4, [(0, 1), (1, 2), (0, 2), (0, 3), (3, 2)]), [])
+    assert [(slot.passing, slot.service, slot.layer) for slot in layout.routes[0, 2]] == [
+        (False, 0, 0), (True, 2, 1), (False, 2, 2)]  # fmt: skip
+    assert [slot.passing for slot in sorted(layout.slots[1])] == [False, False, True]
+    assert sorted(layout.layers[1]) == [1, 3]
 
 
 def test_graph_without_a_first_caller_and_deep_chains():

@@ -5,7 +5,14 @@ import pytest
 
 from data_prep.errors import InputError
 from ssad_jax.config import default_config
-from ssad_jax.scoring.thresholds import choose_threshold, pot_threshold, quantile_threshold
+from ssad_jax.scoring.conformal import adaptive, overlap, p_values
+from ssad_jax.scoring.thresholds import (
+    choose_threshold,
+    conformal_threshold,
+    decide,
+    pot_threshold,
+    quantile_threshold,
+)
 
 
 def test_quantile_by_hand():
@@ -44,3 +51,54 @@ def test_choice():
     config.threshold = "guess"
     with pytest.raises(InputError, match="quantile, pot, conformal or adaptive"):
         choose_threshold(scores, config)
+
+
+def test_conformal_threshold_is_the_p_value():
+    rng = np.random.default_rng(0)
+    calibration, scores = np.round(rng.exponential(size=400), 2), np.round(rng.exponential(size=3000), 2)
+    for rate in (0.01, 0.0499, 0.2):
+        threshold = conformal_threshold(calibration, rate)
+        np.testing.assert_array_equal(scores > threshold.value, p_values(calibration, scores) <= rate)
+        assert "guaranteed" not in threshold.method
+
+
+def test_conformal_says_when_windows_are_too_few():
+    few = conformal_threshold(np.arange(50.0), 0.01)
+    assert few.value == 49.0 and "cannot be guaranteed" in few.method and "takes 99 windows" in few.method
+    assert "least rate is 0.02" in few.method  # 1 / 51
+    overlapping = conformal_threshold(np.arange(199.0), 0.01, effective=50)
+    assert overlapping.value == 197.0 and "50 that do not overlap" in overlapping.method
+    assert "cannot be guaranteed" in overlapping.method
+    assert "guaranteed" not in conformal_threshold(np.arange(99.0), 0.01).method
+
+
+def decided(threshold, windows="all", layout=None, held_out=None, test=None):
+    config = default_config("test").score
+    config.update({"threshold": threshold, "false_alarm_rate": 0.05, "conformal_windows": windows})
+    held_out = np.arange(100.0) if held_out is None else held_out
+    return decide(held_out, np.array([10.0, 94.0, 95.0, 200.0]) if test is None else test, config, layout)
+
+
+def test_decisions_by_hand():
+    layout = overlap(np.arange(100) * 5, 20, 5)
+    quantile = decided("quantile", layout=layout)
+    assert quantile.alert.tolist() == [False, False, False, True]
+    np.testing.assert_allclose(quantile.p_value, np.array([91, 7, 6, 1]) / 101)
+    conformal = decided("conformal", layout=layout)
+    assert conformal.threshold.value == 95.0 and conformal.alert.tolist() == [False, False, False, True]
+    thinned = decided("conformal", "disjoint", layout)  # of every fourth: 0, 4, ..., 96
+    np.testing.assert_allclose(thinned.p_value, np.array([23, 2, 2, 1]) / 26)
+    assert thinned.threshold.value == 96.0 and "25 held-out" in thinned.threshold.method
+
+
+def test_the_adaptive_decision_is_the_online_one():
+    rng = np.random.default_rng(0)
+    held_out, test = rng.standard_normal(200), rng.standard_normal(500) + np.linspace(0, 3, 500)
+    layout = overlap(np.arange(200) * 5, 20, 5)
+    result = decided("adaptive", layout=layout, held_out=held_out, test=test)
+    online = adaptive(held_out, test, 0.05, longest=8, accept_after=720)
+    np.testing.assert_array_equal(result.alert, online.alert)
+    np.testing.assert_array_equal(result.p_value, online.p_value)
+    assert "adapted online" in result.threshold.method
+    with pytest.raises(InputError, match="diverged"):
+        decided("adaptive", held_out=np.full(5, np.nan))

@@ -1,0 +1,1 @@
+"""Studies on simulated systems: commands that write a JSON file and a page for docs/studies."""

@@ -1,0 +1,82 @@
+"""What the studies share: a detector that needs no training, intervals, and how results are written."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import beta
+
+from ssad_jax import methods, parallel, train
+from ssad_jax.prepared import CONTEXT_DIM, Prepared
+from ssad_jax.scoring import output
+from ssad_jax.scoring.attribution import observed_signals
+from ssad_jax.scoring.calibration import apply_calibration, fit_calibration
+from ssad_jax.scoring.detectors import Scored, score_dataset
+from ssad_jax.scoring.terms import Terms, columns, scorer
+
+
+def closed_form(prepared: Prepared, score_config) -> Scored:
+    """The dataset scored by its closed-form expectations alone, on all channels that scores are made of; no network.
+
+    Calibrated as a method's residuals are; the temporal and the prior term are 0.
+    """
+    place = columns(prepared.system)
+
+    def terms(runs):
+        ids = np.sort(runs[runs >= 0])
+        # A block at a time: the windows lie on disk.
+        blocks = [np.asarray(prepared.windows.nodes[ids[i : i + 256]]) for i in range(0, len(ids), 256)]
+        residual = np.concatenate(
+            [observed_signals(b, place, CONTEXT_DIM) - b[:, place.node, place.channel] for b in blocks]
+            or [np.zeros((0, len(place.node)), np.float32)]
+        )
+        nothing = np.zeros(len(ids), np.float32)
+        return Terms(ids, np.zeros(len(ids), int), residual, nothing, nothing, nothing, np.zeros(len(ids), int))
+
+    held_out, test = terms(prepared.calibration_runs), terms(prepared.test_runs)
+    none, nodes = terms(prepared.test_runs[:0]), len(prepared.system.kind)
+    run = prepared.windows.segment[held_out.window]
+    calibration, held_out_scores = fit_calibration(place, none, held_out, run, nodes, 1, score_config)
+    scores = apply_calibration(calibration, place, test, nodes)
+    return Scored(place, calibration, held_out, held_out_scores, test, scores)
+
+
+def trained(prepared: Prepared, config, workdir: Path) -> Scored:
+    """The dataset scored by the method that the config names, trained on it."""
+    state = train.train(config, prepared, workdir)
+    method = methods.get(config.method).create(config, prepared.system, train.find_knowledge(config, prepared))
+    return score_dataset(scorer(method), parallel.fetch(state["params"]), prepared, config.score)
+
+
+def binomial_interval(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """Clopper and Pearson's interval of a share: valid for independent cases, never too narrow."""
+    tail = (1 - level) / 2
+    low = float(beta.ppf(tail, hits, count - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(1 - tail, hits + 1, count - hits)) if hits < count else 1.0
+    return low, high
+
+
+def interval_over(values, repeats: int = 2000, level: float = 0.95) -> tuple[float, float]:
+    """Bootstrap interval of the mean of independent values (days, seeds)."""
+    values = np.asarray(values, np.float64)
+    drawn = np.random.default_rng(0).integers(0, len(values), (repeats, len(values)))
+    low, high = np.quantile(values[drawn].mean(1), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def percent(value: float | None) -> str:
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{100 * value:.2f}%"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def write_results(directory: Path, name: str, results: dict, page: str) -> None:
+    """`<name>.json` and `<name>.md` in `directory`."""
+    output.write_json(Path(directory) / f"{name}.json", results)
+    output.write_atomically(Path(directory) / f"{name}.md", lambda p: p.write_text(page, encoding="utf-8"))

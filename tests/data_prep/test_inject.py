@@ -344,6 +344,21 @@ def test_a_prepared_fold_fits_on_originals_and_tests_both(injected, tmp_path):
         seconds = {(start - T0) % DAY // (60 * SECOND) for start in windows.start_unix_nano[tests].tolist()}
         assert len(seconds) == 1  # one stretch and its copies
         assert data.manifest["injected"] == {"seed": 1}
+        _check_twins(data, tests)
+
+
+def _check_twins(data, tests):
+    """A copy's windows are those of its original, but for what the fault changed."""
+    nodes, start, fault = data.windows.nodes[tests], data.windows.start_unix_nano[tests], data.windows.fault[tests]
+    for f in np.unique(fault[fault >= 0]):
+        copied = start[fault == f]
+        twins = np.searchsorted(start, copied - (copied[0] - start[0]))
+        changed = (nodes[twins] != nodes[fault == f]).any((0, 2))
+        assert changed.any()
+        if data.faults["fault_type"][int(f)] == "return":
+            service = data.faults["service_name"][int(f)]
+            names = [data.system.node_names[i] for i in np.flatnonzero(changed)]
+            assert all(name.startswith(service) for name in names), names
 
 
 def test_telemetry_without_spans_cannot_be_injected_into(telemetry):

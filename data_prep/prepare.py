@@ -21,6 +21,7 @@ from absl import logging
 
 from data_prep import (
     event_graph,
+    injection,
     observations,
     padding,
     scaling,
@@ -84,10 +85,10 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     data = config.data
     frames = tables.frames
     tick_ns = split.tick_ns(data)
-    faults = _faults(frames.get("faults"))
+    faults = faults_of(frames.get("faults"))
     with clock("observe"):
         obs = observations.observe(frames, data.node_level, data.metrics, data.metric_baseline_minutes)
-        segments = split.make_segments(_intervals(frames, data), faults, data)
+        segments = split.make_segments(intervals_of(frames, data), faults, data)
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
     with clock("templates"):
@@ -132,6 +133,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     manifest = {
         "source": data.source,
         "simulated": {k: settings.plain(v) for k, v in config.simulate.items()} if not data.raw_dir else None,
+        "injected": injection.settings_of(data.raw_dir),
         "raw_files": raw_fingerprint(data.raw_dir) if data.raw_dir else None,
         "label_files": label_fingerprints(data) if data.raw_dir else None,
         "data_config": settings.of_preparation(data),
@@ -335,7 +337,7 @@ def _gather(shards: Path, jobs, path: Path):
 # --- small conversions ------------------------------------------------------------------------------------------
 
 
-def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
+def faults_of(frame: pl.DataFrame | None) -> pl.DataFrame:
     schema = {split.START: pl.Int64, split.END: pl.Int64, "service_name": pl.String, "fault_type": pl.String,
               split.UNCERTAIN: pl.Int64}  # fmt: skip
     if frame is None:
@@ -345,7 +347,7 @@ def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
     return frame.select(list(schema)).sort(split.START, split.END, "service_name", "fault_type")
 
 
-def _intervals(frames, data):
+def intervals_of(frames, data):
     """Observed intervals: from the first to the last span or log line (else metric), less the gaps."""
     first, last = [], []
     for names in (("spans", "logs"), ("metrics",)):

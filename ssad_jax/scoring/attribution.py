@@ -35,12 +35,10 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     no node of the service exceeds the worst node of its kind in a median normal window.
     """
     blame = np.zeros((len(node_error), len(system.service_names)), np.float32)
-    place = {int(k): i for i, k in enumerate(calibration.kinds)}
-    judged = system.node_mask & system.witness.any(1) & np.isin(system.kind, calibration.kinds) & (system.service >= 0)
     calls = []
-    for node in np.flatnonzero(judged):
-        i = place[int(system.kind[node])]
-        over = np.maximum((node_error[:, node] - calibration.kind_median[i]) / calibration.kind_spread[i], 0.0)
+    for node in np.flatnonzero(system.node_mask & system.witness.any(1) & (system.service >= 0)):
+        kind = system.kind[node]
+        over = np.maximum((node_error[:, node] - calibration.node_median[kind]) / calibration.node_spread[kind], 0.0)
         service, caller = system.service[node], system.caller[node]
         if caller >= 0:
             calls.append((caller, service, over))
@@ -77,9 +75,7 @@ def top_deviations(
     """
     residual_now = (residual - calibration.centre)[None]
     error = column_errors(residual_now, residual_now, calibration.scale, place)[0]
-    spread = dict(zip(calibration.kinds.tolist(), calibration.kind_spread, strict=True))
-    middle = dict(zip(calibration.kinds.tolist(), calibration.kind_median, strict=True))
-    rank = np.array([(e - middle[k]) / spread[k] for e, k in zip(error, place.kind.tolist(), strict=True)])
+    rank = (error - calibration.node_median[place.kind]) / calibration.node_spread[place.kind]
     out, seen = [], set()
     for c in np.argsort(-rank, kind="stable"):
         node = int(place.node[c])

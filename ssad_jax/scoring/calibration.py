@@ -42,9 +42,11 @@ class Calibration:
 
     centre: np.ndarray  # [C] f32: mean of each residual column in normal time
     scale: np.ndarray  # [C] f32: normal scale of each residual column
-    kinds: np.ndarray  # [K] int: the node kinds that occur, indices into NODE_KINDS
+    kinds: np.ndarray  # [K] int: the node kinds with evidence, indices into NODE_KINDS
     kind_median: np.ndarray  # [K]
     kind_spread: np.ndarray  # [K]: what the worst window of a normal run usually exceeds the median by
+    node_median: np.ndarray  # [kinds of nodes]: the same as kind_median for errors that tell suspects apart
+    node_spread: np.ndarray  # [kinds of nodes]: and as kind_spread; infinite for kinds that do not occur
     term_median: np.ndarray  # [2]: temporal, prior
     term_spread: np.ndarray  # [2]; infinite where they could not be calibrated
     warm_up: np.ndarray  # scalar int: windows of a run before temporal and prior mean anything
@@ -113,17 +115,20 @@ def fit_calibration(
 
     kinds = np.unique(place.kind[place.evidence])
     errors = _kind_errors(column_error, place, kinds)
+    kind_median, kind_spread = _by_run(errors, run)
+    node_median, node_spread = np.zeros(len(NODE_KINDS)), np.full(len(NODE_KINDS), np.inf)
+    for k in np.unique(place.kind):
+        median, spread = _by_run(column_error[:, place.kind == k].max(1, keepdims=True), run)
+        node_median[k], node_spread[k] = median[0], spread[0]
     raw_terms = _secondary(held_out)[held_out.position >= warm_up]
-    kind_median = np.median(errors, axis=0)
-    worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
-    kind_spread = np.maximum(np.quantile(worst, 0.75, axis=0) - kind_median, KIND_SPREAD_FLOOR)
     term_median, term_spread = _centre(raw_terms, 0.0)
     term_spread = np.maximum(term_spread, np.maximum(TERM_SPREAD_FLOOR * np.abs(term_median), 1e-6))
     if len(raw_terms) < MIN_TERM_WINDOWS:
         term_spread = np.full(2, np.inf)
     weights = np.array([score_config.alpha, score_config.beta, score_config.eta], np.float64)
     calibration = Calibration(
-        centre, scale, kinds, kind_median, kind_spread, term_median, term_spread, np.array(warm_up), weights
+        centre, scale, kinds, kind_median, kind_spread, node_median, node_spread, term_median, term_spread,
+        np.array(warm_up), weights,
     )
     return calibration, _combine(calibration, held_out, node_errors(column_error, place, num_nodes), errors)
 
@@ -184,6 +189,17 @@ def _kind_errors(error: np.ndarray, place: Columns, kinds: np.ndarray) -> np.nda
     """[M, K]: the largest of the column errors [M, C] that are evidence, of each kind."""
     own = [place.evidence & (place.kind == k) for k in kinds]
     return np.stack([error[:, o].max(1) for o in own], axis=1) if len(kinds) else np.zeros((len(error), 0))
+
+
+def _by_run(errors: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median of each column of errors [M, K], and what the worst window of three runs in four stays below, less it.
+
+    The windows of a run stand or fall together, and time that is held to be normal is not always: a quantile over
+    windows would be set by the one run that is not.
+    """
+    median = np.median(errors, axis=0)
+    worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
+    return median, np.maximum(np.quantile(worst, 0.75, axis=0) - median, KIND_SPREAD_FLOOR)
 
 
 def _centre(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
 EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean"}
-RISING = {"errors", "self time, mean", "net latency, mean", "duration, mean"}  # fewer errors, or a faster answer, are no fault
+RISING = {"errors", "self time, mean", "net latency, mean", "duration, mean"}  # a faster answer is no fault
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
 MIN_READINGS = 50
@@ -212,8 +212,8 @@ def _evidence(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
     Volumes (operations, calls) are reconstructed, but their deviation is load, not fault. Of latencies the means count:
     maxima have heavy tails. A dependency's duration holds the work of everything below it: what is slow itself shows in
     a self time or in a net latency (AUROC on two simulated systems without client spans: .86 and .94 without durations,
-    .83 and .92 with them). A metric's own scale must rest on enough readings: one a minute over half an hour of normal time
-    is too few to tell a fault from an ordinary hour.
+    .83 and .92 with them). A metric's own scale must rest on enough readings: one a minute over half an hour of normal
+    time is too few to tell a fault from an ordinary hour.
     """
     evidence = _named(EVIDENCE)[nodes.kind] & present
     evidence[nodes.kind == METRIC] &= (v.metric_readings >= MIN_READINGS)[:, None]

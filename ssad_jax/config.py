@@ -100,8 +100,8 @@ def default_config(name: str) -> ConfigDict:
         "temporal": "forecast",  # forecast | paper: how the temporal term of `calibrated` is read off the states (ours)
         "prior": "mahalanobis",  # mahalanobis | paper: the same for the prior term (ours)
         "alpha": 1.0,  # reconstruction (the paper gives no values)
-        "beta": 0.5,  # temporal
-        "eta": 0.5,  # prior
+        "beta": 0.25,  # temporal
+        "eta": 0.25,  # prior
         "scale_floor": 0.2,  # smallest normal scale of a residual, in units of the scaled signal
         "batch_runs": 4,  # runs scored at once
         "threshold": "quantile",  # quantile | pot | conformal | adaptive

@@ -13,6 +13,7 @@ from ssad_jax.scoring.assess import Detector, TestWindows, assess, draws
 SHOWN = (*resampling.FIGURES, "oracle_best_f1", "delay_seconds_p90")
 BY_TYPE = ("auroc", "hit_rate_at_1", "event_recall", "delay_seconds_median", "num_windows", "num_faults")
 BLOCKS = ("events", "segments")
+ORDER = ("trained", "untrained", "recipe", "floor", "pyod")  # of kinds of families in the tables
 
 
 @dataclasses.dataclass
@@ -83,7 +84,8 @@ def paired(first: Measured, second: Measured) -> dict[str, dict]:
 
 
 def compare_protocol(splits: list[Split], test: TestWindows, measured: dict[str, Measured]) -> dict:
-    """Everything that comparison.json says of one protocol."""
+    """Everything that comparison.json says of one protocol; method A first."""
+    measured = dict(sorted(measured.items(), key=lambda item: ORDER.index(item[1].family.kind)))
     point, _ = metrics.point_metrics(test.label, np.zeros(len(test.label)), None)
     block = resampling.event_blocks(test.segment, test.start_unix_nano, test.fault)
     out = {

@@ -11,6 +11,8 @@ UNTRAINED_SEED = 1_000_003  # added to the seed: not the networks that training 
 
 
 def make_method(config, split: Split):
+    """The method of a config for the split's system; its compiled programs are kept where `config.train` says so."""
+    train.enable_compilation_cache(config)
     return methods.get(config.method).create(
         config, split.prepared.system, train.find_knowledge(config, split.prepared)
     )
@@ -27,7 +29,6 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
         InputError: the config cannot be trained.
         RuntimeError: training diverged.
     """
-    train.enable_compilation_cache(config)
     groups = [seeds] if jax.default_backend() != "cpu" else [[seed] for seed in seeds]
     for group in groups:
         params = train.fit(config, split.prepared, group, method) if group else None

@@ -146,5 +146,11 @@ def _footnote(part: dict) -> list[str]:
 
 
 def _table(rows: list[list[str]]) -> list[str]:
-    head, *body = ["| " + " | ".join(row) + " |" for row in rows]
+    head, *body = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
     return [head, "|---" * len(rows[0]) + "|", *body]
+
+
+def _escaped(cell: str) -> str:
+    """Names come from telemetry: none may end its cell or its row, or become markup."""
+    text = " ".join(cell.split()).replace("\\", "\\\\")
+    return text.replace("|", "\\|").replace("<", "&lt;").replace("`", "'")

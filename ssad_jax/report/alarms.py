@@ -94,7 +94,7 @@ def sentence(record: dict) -> str:
     word = KIND_WORDS.get(first["kind"], first["kind"]).capitalize()
     unit = plain(first["unit"].split(" (")[0].removeprefix("units of the metric").strip(" ,"), 60)
     channel = channel_text(first["channel"])
-    channel = "" if channel in unit or channel == "count" else f"{channel} "
+    channel = "" if unit.endswith("in the window") else f"{channel} "  # such a unit says what is counted
     more = sum(d["service"] == first["service"] for d in deviations) - 1
     rest = f"; {more} more of its signals deviate" if more > 0 else ""
     name = arrows(plain(first["name"], 100))

@@ -91,4 +91,4 @@ def percent(share) -> str:
 
 def two_digits(value) -> str:
     """Scores and blame: 4.00; a dash for None and what is not finite."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:,.2f}".replace("-", "−")
+    return "–" if value is None or not math.isfinite(value) else f"{round(value, 2) + 0.0:,.2f}".replace("-", "−")

@@ -84,7 +84,7 @@ class _Scale:
 
     def ticks(self) -> list[float]:
         """0 and round numbers, no two closer than 15 pixels nor on the threshold's label."""
-        steps = [m * 10.0**e for e in range(-4, 8) for m in (1, 2, 5)]
+        steps = [m * 10.0**e for e in range(-4, 8) for m in (1, 2, 3, 5)]
         wanted = [0.0] + [v for v in steps if v <= self.high][::-1]
         kept, taken = [], [float(self.y(self.threshold))]
         for value in wanted:

@@ -51,11 +51,14 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
         return score_runs(score, network, prepared, runs, score_config.batch_runs)
 
     def judge(k, network):
-        """(calibration, test) terms of one network."""
-        mine = calibration_runs[prepared.windows.group[calibration_runs[:, 0]] == k] if own else calibration_runs
-        held_out, test = by(network, mine), by(network, test_runs)
+        """(calibration, test) terms of one network.
+
+        Its normal states are those of all calibration windows, also of groups that it was fitted on.
+        """
+        held_out, test = by(network, calibration_runs), by(network, test_runs)
         run = prepared.windows.segment[held_out.window]
-        return read_states(held_out, run, test, warm_up_windows(prepared), score_config)
+        held_out, test = read_states(held_out, run, test, warm_up_windows(prepared), score_config)
+        return held_out.take(prepared.windows.group[held_out.window] == k) if own else held_out, test
 
     held_out, test = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
     # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.

@@ -20,6 +20,7 @@ from ssad_jax.scoring.detectors import Scored
 from ssad_jax.scoring.raw import MS, Tables, Units
 
 MOST_SUSPECTS, LINES_OF, LONGEST_LINE = 5, 3, 600
+LEAST_ERROR = 1.0  # normal scales; of the deviations but the first
 LOG_COLUMNS = ("service_name", "body", "template", "node", "alert")
 
 
@@ -138,6 +139,8 @@ class _Explainer:
         seen = observed_signals(window, place, CONTEXT_DIM)[0]
         out = []
         for d in top_deviations(system, place, self.scored.calibration, self.scored.terms.residual[row], seen):
+            if out and d.error < LEAST_ERROR:
+                continue
             observed, expected, unit = self.units.convert(d.node, d.channel, d.observed, d.expected, start, end)
             service = int(system.service[d.node])
             out.append({
@@ -209,8 +212,8 @@ def truth(test: TestWindows, alarm: Alarm) -> str | None:
     """What the labels say of an alarm, for the reader; None where nothing is known."""
     faults = test.fault[alarm.rows]
     if (faults >= 0).any():
-        info = test.faults.row(int(faults[faults >= 0][0]), named=True)
-        return f"known fault: {info['fault_type']} at {info['service_name']}"
+        rows = test.faults[np.unique(faults[faults >= 0])].iter_rows(named=True)
+        return "known fault: " + ", then ".join(f"{row['fault_type']} at {row['service_name']}" for row in rows)
     if not test.faults.height:
         return None
     return "near a known fault" if (test.label[alarm.rows] < 0).all() else "no known fault"

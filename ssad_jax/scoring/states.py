@@ -10,7 +10,8 @@ normal states never move counts more than a large one along the load:
 
 Both are fitted on the states of calibration windows past the warm-up, scored over long runs as test windows are
 (training sequences are too short for the state to settle). A calibration window is judged by a fit without its own run.
-Correlations are shrunk (Ledoit & Wolf 2004): normal windows are few and overlap.
+Correlations are shrunk (Ledoit & Wolf 2004): normal windows are few and overlap. Where there are not enough of them
+nothing deviates: both terms are 0.
 
 States of different networks cannot be compared: read the terms of each network before averaging them.
 """
@@ -22,7 +23,7 @@ from sklearn.covariance import ledoit_wolf
 
 from ssad_jax.scoring.terms import Terms
 
-FEWEST = 10  # normal windows that anything is fitted on; with fewer nothing deviates
+FEWEST = 10  # window lengths of normal time with history that anything is fitted on
 FORECAST_RIDGE = 1.0  # in units of the mean variance of a state's dimension
 
 
@@ -46,20 +47,18 @@ def read_states(calibration: Terms, run: np.ndarray, test: Terms, warm_up: int, 
         score_config: `config.score` (temporal, prior).
     """
     normal, new = _states(calibration), _states(test)
-    usable = (calibration.position >= warm_up) & np.isfinite(normal.now).all(1)
+    usable = (calibration.position >= warm_up) & np.isfinite(normal.now + normal.before).all(1)
+    fewest = FEWEST * warm_up
     read = [np.stack([terms.temporal, terms.prior], axis=1) for terms in (calibration, test)]
     for column, fit in enumerate((TEMPORAL[score_config.temporal], PRIOR[score_config.prior])):
         if fit is not None:
-            read[0][:, column] = _without_own_run(fit, normal, usable, run)
-            read[1][:, column] = fit(normal.take(usable))(new)
+            read[0][:, column] = _without_own_run(fit, normal, usable, run, fewest)
+            read[1][:, column] = _fitted(fit, normal.take(usable), fewest)(new)
     return calibration._replace(read=read[0]), test._replace(read=read[1])
 
 
 def fit_forecast(normal: States):
     """A function States [M] -> [M]: how far each state is from its forecast; nan at a run's first window."""
-    normal = normal.take(np.isfinite(normal.before).all(1))
-    if len(normal.now) < FEWEST:
-        return _no_distance
     middle, middle_before = normal.now.mean(0), normal.before.mean(0)
     before = normal.before - middle_before
     gram = before.T @ before
@@ -77,8 +76,6 @@ def fit_forecast(normal: States):
 
 def fit_mahalanobis(normal: States):
     """A function States [M] -> [M]: how far each state is from normal ones."""
-    if len(normal.now) < FEWEST:
-        return _no_distance
     distance = _whitened(normal.now)
     return lambda states: distance(states.now)
 
@@ -102,17 +99,17 @@ def _whitened(normal: np.ndarray):
     return distance
 
 
-def _no_distance(states: States) -> np.ndarray:
-    return np.zeros(len(states.now))
+def _fitted(fit, normal: States, fewest: int):
+    return fit(normal) if len(normal.now) >= fewest else lambda states: np.zeros(len(states.now))
 
 
-def _without_own_run(fit, normal: States, usable: np.ndarray, run: np.ndarray) -> np.ndarray:
+def _without_own_run(fit, normal: States, usable: np.ndarray, run: np.ndarray, fewest: int) -> np.ndarray:
     """[M]: each calibration window under a fit without its run; of a single run, under the fit on all."""
     out = np.zeros(len(run))
     for r in np.unique(run):
         own = run == r
         rest = usable & ~own
-        out[own] = fit(normal.take(rest if rest.any() else usable))(normal.take(own))
+        out[own] = _fitted(fit, normal.take(rest if rest.any() else usable), fewest)(normal.take(own))
     return out
 
 

@@ -11,7 +11,7 @@ from ssad_jax.scoring import conformal
 METHODS = ("quantile", "pot", "conformal", "adaptive")
 FEWEST_ABOVE = 2  # calibration windows that share no tick, above a quantile threshold
 MIN_EXCESSES = 10  # fewer cannot carry a tail fit
-LONGEST = 2  # window lengths: a longer alarm is not learnt from by the adaptive threshold
+LONGEST = 2  # times one more than the windows in a window length: from a longer alarm the adaptive threshold learns not
 
 
 class Threshold(NamedTuple):
@@ -139,9 +139,8 @@ def decide(held_out: np.ndarray, test: np.ndarray, score_config, overlap: confor
     threshold = choose_threshold(rest_on if conformal_family else held_out, score_config, effective)
     rest_on = _finite(rest_on)
     if score_config.threshold == "adaptive":
-        online = conformal.adaptive(
-            rest_on, test, score_config.false_alarm_rate, LONGEST * together, score_config.accept_windows * together
-        )
+        longest, accept_after = LONGEST * (together + 1), score_config.accept_windows * together
+        online = conformal.adaptive(rest_on, test, score_config.false_alarm_rate, longest, accept_after)
         return Decision(threshold, online.p_value, online.alert)
     return Decision(threshold, conformal.p_values(rest_on, test), test > threshold.value)
 

@@ -10,8 +10,7 @@ from ssad_jax import methods, parallel, train
 from ssad_jax.prepared import CONTEXT_DIM, Prepared
 from ssad_jax.scoring import output
 from ssad_jax.scoring.attribution import observed_signals
-from ssad_jax.scoring.calibration import apply_calibration, fit_calibration
-from ssad_jax.scoring.detectors import Scored, score_dataset
+from ssad_jax.scoring.detectors import Scored, calibrate, score_dataset
 from ssad_jax.scoring.terms import Terms, columns, scorer
 
 
@@ -33,12 +32,10 @@ def closed_form(prepared: Prepared, score_config) -> Scored:
         nothing = np.zeros(len(ids), np.float32)
         return Terms(ids, np.zeros(len(ids), int), residual, nothing, nothing, nothing, np.zeros(len(ids), int))
 
-    held_out, test = terms(prepared.calibration_runs), terms(prepared.test_runs)
-    none, nodes = terms(prepared.test_runs[:0]), len(prepared.system.kind)
-    run = prepared.windows.segment[held_out.window]
-    calibration, held_out_scores = fit_calibration(place, none, held_out, run, nodes, 1, score_config)
-    scores = apply_calibration(calibration, place, test, nodes)
-    return Scored(place, calibration, held_out, held_out_scores, test, scores)
+    held_out, test, none = (
+        terms(runs) for runs in (prepared.calibration_runs, prepared.test_runs, prepared.test_runs[:0])
+    )
+    return calibrate(prepared, place, none, held_out, test, score_config)
 
 
 def trained(prepared: Prepared, config, workdir: Path) -> Scored:

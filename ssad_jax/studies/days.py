@@ -47,7 +47,7 @@ def find_day(workdir: Path, config, number: int, drift: str, detector: str, hour
         own = config.copy_and_resolve_references()
         own.data.update({
             "source": "tables", "raw_dir": str(_tables(Path(workdir), config, number, drift, hours)), "num_workers": 1,
-            "train_share": TRAIN_SHARE, "calibration_share": CALIBRATION_SHARE,
+            "train_share": TRAIN_SHARE, "calibration_share": CALIBRATION_SHARE, "calibration_folds": 0,
             "prepared_dir": str(Path(workdir) / f"prepared-{number:02d}-{drift}"),
         })  # fmt: skip
         if not prepared.exists(own.data.prepared_dir):

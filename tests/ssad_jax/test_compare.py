@@ -18,7 +18,7 @@ import pytest
 from data_prep.command import Stopped
 from data_prep.errors import InputError
 from ssad_jax import compare, prepared
-from ssad_jax.comparison import cells, compute, families, splits
+from ssad_jax.comparison import cells, compute, families, splits, tables
 from ssad_jax.config import default_config
 from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
 from ssad_jax.prepared import CONTEXT_DIM
@@ -161,6 +161,12 @@ def test_figures_of_the_tables(folder, tmp_path, toy, capsys):
         assert "120 labelled test windows of 5 split(s), 2 faults, prevalence 0.100" in text
         assert "F1 of calling everything faulty 0.182" in text
     assert "| linear | any |" in page and "oracle best F1" in page and "Do not quote it" in page
+
+
+def test_names_from_telemetry_stay_in_their_cells():
+    hostile = "a | b\n| <script> `c` \\"
+    head, rule, row = tables._table([["detector", hostile], ["knn", "0.5"]])
+    assert head == "| detector | a \\| b \\| &lt;script> 'c' \\\\ |" and rule == "|---|---|" and row == "| knn | 0.5 |"
 
 
 def test_pooled_folds_are_the_splits_one_after_the_other(folder):

@@ -60,7 +60,7 @@ def small_config(**score):
 
 
 def run(data, workdir, config=None, names=("rule",)):
-    params = {"gain": np.float32(1.0)}
+    params = {"gain": np.ones(1, np.float32)}
     return evaluate.evaluate_params(config or small_config(), data, toy_method(names), params, workdir, FACTS)
 
 
@@ -189,7 +189,7 @@ def test_from_a_checkpoint_on_disk(tmp_path):
     rules = knowledge.load("", data.system.service_names, data.system.service_position, config.model.num_prototypes)
     method = methods.get(config.method).create(config, data.system, rules)
     context = checkpoint.Context(config, data.system, data.manifest, {"names": list(rules.names), "keys": rules.keys})
-    params = jax.jit(method.init)(jax.random.key(0))
+    params = jax.tree.map(lambda p: p[None], jax.jit(method.init)(jax.random.key(0)))
     with checkpoint.Writer(tmp_path / "work" / "checkpoints", 1, context) as writer:
         writer.save(3, 1, {"params": params, "step": np.int32(3)})
     results = evaluate.evaluate(tmp_path / "work")

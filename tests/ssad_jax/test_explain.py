@@ -119,6 +119,7 @@ def test_deviations_are_in_lines_in_the_window(told):
             [first["observed"], first["expected"]], np.maximum(scaled * 3 + 8, 0), atol=0.006
         )  # Pearson units at a mean of 8
         assert first["observed"] > first["expected"] + 9
+        assert all(d["error"] >= explain.LEAST_ERROR for d in record["deviations"])
 
 
 def test_lines_come_by_time_and_template(told):
@@ -180,6 +181,19 @@ def windows_of(start):
 
 def alarm(first):
     return Alarm(np.array([first]), 0, 0, 1, first, first)
+
+
+def test_truth_by_hand():
+    faults = pl.DataFrame({"service_name": ["a", "b"], "fault_type": ["x", "y"]})
+    label, fault = np.array([0, 1, 1, 1, 0, -1]), np.array([-1, 0, 0, 1, -1, -1])
+    test = dataclasses.replace(windows_of(range(0, 30, 5)), label=label, fault=fault, faults=faults)
+
+    def of(*rows):
+        return explain.truth(test, dataclasses.replace(alarm(0), rows=np.array(rows)))
+
+    assert of(0, 1, 2) == "known fault: x at a" and of(2, 3) == "known fault: x at a, then y at b"
+    assert of(0, 5) == "no known fault" and of(5) == "near a known fault"
+    assert explain.truth(windows_of([0]), alarm(0)) is None
 
 
 def test_since_when_by_hand():

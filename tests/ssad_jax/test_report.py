@@ -2,7 +2,6 @@
 
 import dataclasses
 import html.parser
-import json
 import shutil
 import subprocess
 
@@ -12,7 +11,7 @@ import pytest
 
 from ssad_jax import evaluate
 from ssad_jax.prepared import Prepared
-from ssad_jax.report import axis, comparison, graph, text
+from ssad_jax.report import alarms, axis, comparison, graph, text
 from ssad_jax.report.html import render, write_report
 from ssad_jax.scoring.assess import TestWindows
 from tests.ssad_jax.test_evaluate import run
@@ -143,14 +142,15 @@ def test_first_look_names_the_culprit_and_why(usual):
     assert "service-2" in first and "expected" in first and "since 2020-09-13" in first
     assert "known fault: planted at service-2" in first
     records = usual.arguments[6]
-    assert len(records) >= 2 and all(f"alarm-{r['alert']}" in page.attributes("id") for r in records)
+    assert records and all(f"alarm-{r['alert']}" in page.attributes("id") for r in records)
 
 
 def test_telemetry_is_text(hostile):
     name, _, evaluation = hostile
     page = check(evaluation.page)
     assert page.text.count(name) > 5  # suspects, signals, log lines, labels
-    assert f"{name} 0" in page.text and "\x1b" not in evaluation.page
+    assert any(f"{name} {name} {i}" in page.text for i in range(6))  # a log line and its service
+    assert "\x1b" not in evaluation.page
 
 
 def test_chromium_shows_hostile_pages_without_complaint(hostile):
@@ -233,25 +233,53 @@ def test_many_alarms_are_limited_and_counted(usual):
     assert "1000 alarms" in parsed.text and "700 weaker alarms are left out" in parsed.text
 
 
-def test_comparison_beside_the_report(usual, tmp_path):
-    workdir = tmp_path / "run"
-    workdir.mkdir()
+COMPARISON = f"""# Comparison
+
+## folds
+
+Means over seeds.
+
+### Scores
+
+| detector | AUROC |
+|:---|---:|
+| **knowledge_ssl** | 0.914 |
+| {SCRIPT.replace("<", "&lt;")} | a \\| b \\\\ |
+
+### Paired
+
+Same draws.
+
+| detector | AUROC |
+|---|---|
+| linear | +0.001 |
+
+Note: done.
+"""
+
+
+def test_comparison_near_the_report(usual, tmp_path):
+    workdir, other = tmp_path / "run", tmp_path / "run_compare"
+    other.mkdir()
     assert comparison.find(workdir) == []
-    figures = {"folds": {"linear": {"auroc": 0.91, "windows": 7}, "pca": {"auroc": 1}}}
-    (tmp_path / "comparison.json").write_text(json.dumps(figures))
-    with_json = check(usual.again(tables=comparison.find(workdir)))
-    assert "Comparison of detectors" in with_json.text and "0.910" in with_json.text and "folds" in with_json.text
-    (tmp_path / "comparison.md").write_text(
-        "# Comparison\n\n## Folds\n\n"
-        f"| detector | AUROC |\n|:---|---:|\n| **linear** | 0.914 |\n| {SCRIPT} | a \\| b |\n"
-    )
-    tables = comparison.find(workdir)
-    assert [(t.title, t.head, t.rows) for t in tables] == [
-        ("Folds", ["detector", "AUROC"], [["linear", "0.914"], [SCRIPT, "a | b"]])]  # fmt: skip
-    assert "0.914" in check(usual.again(tables=tables)).text
-    (tmp_path / "comparison.md").unlink()
-    (tmp_path / "comparison.json").write_text("{half")
-    assert comparison.find(workdir) == []
+    (other / "comparison.md").write_text(COMPARISON)
+    assert comparison.find(workdir) == []  # not finished
+    (other / "comparison.json").write_text("{}")
+    scores, paired = tables = comparison.find(workdir)
+    assert (scores.title, scores.note, scores.first) == ("folds: Scores", "Means over seeds.", True)
+    assert scores.head == ["detector", "AUROC"]
+    assert scores.rows == [["knowledge_ssl", "0.914"], [SCRIPT, "a | b \\"]]
+    assert (paired.title, paired.note, paired.first) == ("folds: Paired", "Same draws.", False)
+    page = check(usual.again(tables=tables))
+    assert "From run_compare/comparison.md" in page.text and "0.914" in page.text and SCRIPT in page.text
+    assert "Comparison of detectors" not in check(usual.page).text
+
+
+def test_long_tables_are_cut_and_counted(usual):
+    rows = "".join(f"| d{i} | {i} |\n" for i in range(100))
+    (table,) = tables = comparison.from_markdown(f"| name | x |\n|---|---|\n{rows}\n| no | table |\n", "a/b")
+    assert len(table.rows) == comparison.ROWS and table.left_out == 100 - comparison.ROWS
+    assert "40 more rows are in a/b" in check(usual.again(tables=tables)).text
 
 
 def windows_of(*runs: tuple[int, int]) -> TestWindows:
@@ -333,6 +361,22 @@ def test_graph_of_many_services_keeps_the_suspects():
     assert "s150: suspect 1, blame 30, 90%" in drawn
 
 
+@pytest.mark.parametrize(("changed", "expected"), [
+    ({"kind": "log", "channel": "count", "unit": "lines in the window", "observed": 9.0, "expected": 34.7},
+     "Log template a: x: 9 lines in the window, expected 34.7."),
+    ({"kind": "dependency", "name": "a -> b", "channel": "net latency, mean", "unit": "ms (geometric mean of 3 calls)",
+      "observed": 1597.0, "expected": 2.631}, "Call a → b: mean net latency 1,597 ms, expected 2.63."),
+    ({"kind": "metric", "name": "a: mem", "channel": "level", "unit": "units of the metric", "observed": 2.6e9,
+      "expected": -15e6}, "Metric a: mem: level 2.6 G, expected −15 M."),
+])  # fmt: skip
+def test_why_in_one_sentence(changed, expected):
+    deviation = {"name": "a: x", "service": "a", "error": 3.0} | changed
+    assert alarms.sentence({"suspects": [{"service": "a"}], "deviations": [deviation]}) == expected
+    two = [deviation | {"service": "other", "name": "other"}, deviation, deviation]
+    told = alarms.sentence({"suspects": [{"service": "a"}], "deviations": two})
+    assert told == expected.removesuffix(".") + "; 1 more of its signals deviate."  # the first suspect's comes first
+
+
 @pytest.mark.parametrize(("value", "expected"), [
     (0, "0"), (None, "–"), (float("nan"), "–"), (0.01234, "0.0123"), (4.567, "4.57"), (1234.5, "1,234"),
     (9.996, "10"), (-15e6, "−15 M"), (2.6e9, "2.6 G"), (1e-7, "1.00e-07"),
@@ -342,6 +386,7 @@ def test_numbers(value, expected):
 
 
 def test_texts():
+    assert text.two_digits(-0.001) == "0.00" and text.two_digits(-1.5) == "−1.50" and text.two_digits(None) == "–"
     assert text.duration_text(45) == "45 s" and text.duration_text(3600 * 3 + 300) == "3 h 5 min"
     assert text.plain("\x1b[31mred\x1b[0m\x00") == "red\\u0000"
     assert text.plain("x" * 700) == "x" * 599 + "…" and text.clip_middle("abcdefghij", 5) == "ab…ij"

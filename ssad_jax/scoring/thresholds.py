@@ -36,8 +36,8 @@ def quantile_threshold(scores: np.ndarray, quantile: float, effective: int | Non
         method = f"{quantile:g} quantile of {len(scores)} held-out normal windows"
         return Threshold(float(np.quantile(scores, quantile)), method)
     method = (
-        f"{carried:.3g} quantile of {len(scores)} held-out normal windows (of which {effective} do not overlap: too few "
-        f"for the {quantile:g} quantile)"
+        f"{carried:.3g} quantile of {len(scores)} held-out normal windows (of which {effective} do not overlap: too "
+        f"few for the {quantile:g} quantile)"
     )
     return Threshold(float(np.quantile(scores, carried)), method)
 

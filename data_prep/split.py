@@ -180,6 +180,9 @@ def make_windows(segments: Segments, faults: pl.DataFrame, config) -> Windows:
     for training or calibration if it touches a known fault (`train_on=normal`) or lies within one window length of
     a segment of a later part or of another calibration group (the purge: what is judged is never next to what was
     fitted).
+
+    Raises:
+        InputError: an unknown `train_on`, or nothing is left to fit on, to calibrate on, or of a calibration group.
     """
     tick, length = tick_ns(config), config.window_length
     columns = {"segment": [], "offset": []}
@@ -210,6 +213,14 @@ def make_windows(segments: Segments, faults: pl.DataFrame, config) -> Windows:
             "no window is left to fit or to calibrate on (known faults and the purge between parts take them all); "
             "bring more normal time, or set data.train_on=all"
         )
+    judged = segments.group[segment[(part == FIT) & (offset % config.stride == 0)]]
+    for group in range(config.calibration_folds):
+        if group not in judged:
+            raise InputError(
+                f"calibration group {group} of {config.calibration_folds} has no window (known faults and the purge "
+                "between groups take them all); lower data.calibration_folds, lengthen data.segment_seconds or bring "
+                "more normal time"
+            )
     return Windows(segment, offset, start, end, part, label, fault)
 
 

@@ -16,9 +16,12 @@ WINDOW_LENGTH, STRIDE = 20, 5
 
 def make_prepared(
     segments=8, windows_per_segment=12, num_services=3, logs_per_service=2, budget=16, edge_budget=48,
-    sequence_length=4, seed=0,
+    sequence_length=4, seed=0, folds=0,
 ) -> Prepared:  # fmt: skip
-    """First half of the segments fit, next quarter calibration, rest test (with faults in every second one)."""
+    """First half of the segments fit, next quarter calibration, rest test (with faults in every second one).
+
+    With `folds` the first three quarters fit and calibrate, in so many groups that take turns.
+    """
     rng = np.random.default_rng(seed)
     kind, owner, names = [], [], []
     services = [f"service-{i}" for i in range(num_services)]
@@ -75,6 +78,11 @@ def make_prepared(
     start_tick = (segment * ticks_per_segment + position * STRIDE).astype(np.int32)
     start = 1_600_000_000 * NS + start_tick.astype(np.int64) * NS
     part = np.where(segment < segments // 2, 0, np.where(segment < 3 * segments // 4, 1, 2)).astype(np.int8)
+    group = np.where(part == 1, 0, -1).astype(np.int8)
+    num_fit = segments // 2
+    if folds:
+        part[part == 1], group = 0, np.where(part < 2, segment % folds, -1).astype(np.int8)
+        num_fit = 3 * segments // 4
     faulty = (part == 2) & (segment % 2 == 1) & (position >= windows_per_segment // 2)
     load = rng.normal(size=(count, num_services)).astype(np.float32)
     nodes = np.zeros((count, budget, CONTEXT_DIM + SIGNAL_DIM), np.float32)
@@ -105,10 +113,10 @@ def make_prepared(
     windows = Windows(
         nodes=nodes, senders=senders, receivers=receivers, edge_kind=edge_kind, n_edge=n_edge,
         start_unix_nano=start, end_unix_nano=start + WINDOW_LENGTH * NS, start_tick=start_tick, segment=segment,
-        part=part, group=np.where(part == 1, 0, -1).astype(np.int8), label=faulty.astype(np.int8), fault=fault,
+        part=part, group=group, label=faulty.astype(np.int8), fault=fault,
     )  # fmt: skip
     runs = np.arange(count, dtype=np.int32).reshape(segments, windows_per_segment)
-    fit = runs[: segments // 2]
+    fit = runs[:num_fit]
     sequences = np.stack(
         [row[i : i + sequence_length] for row in fit for i in range(0, windows_per_segment - sequence_length + 1, 2)]
     )
@@ -117,6 +125,6 @@ def make_prepared(
         "dataset_hash": f"synthetic-{seed}", "edges": [],
     }  # fmt: skip
     return Prepared(
-        system, windows, sequences, runs[segments // 2 : 3 * segments // 4], runs[3 * segments // 4 :], faults,
-        manifest, None,
+        system, windows, sequences, runs[0 if folds else num_fit : 3 * segments // 4], runs[3 * segments // 4 :],
+        faults, manifest, None,
     )  # fmt: skip

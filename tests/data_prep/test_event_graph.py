@@ -9,6 +9,7 @@ import pytest
 from data_prep import event_graph, identity
 from data_prep.event_graph import COOCCURRENCE, DEPENDENCY, EVENT, INVOCATION, LOG, METRIC, OWNERSHIP
 from data_prep.scaling import CHANNELS
+from ssad_jax.prepared import NODE_KINDS
 from tests.data_prep.small import event, fit_vocabulary, log, metric, observe, span
 
 ROOT = Path(__file__).parents[2]
@@ -143,9 +144,22 @@ def test_channels_that_exist_and_channels_that_are_evidence(vocabulary, nodes):
     ]  # fmt: skip
     assert channels(system.evidence, "order", "service") == ["errors", "self time, mean"]
     assert channels(system.evidence, "gateway -> order", "dependency") == ["errors", "net latency, mean"]
-    assert channels(system.evidence, "order -> db", "dependency") == ["errors", "duration, mean"]
+    assert channels(system.signal_mask, "order -> db", "dependency") == ["calls", "errors", "duration, mean"]
+    assert channels(system.evidence, "order -> db", "dependency") == ["errors"]  # how long it took is of all below it
     assert channels(system.evidence, "order: cpu", "metric") == ["level"]
     assert channels(system.evidence, "db: cpu", "metric") == []  # a single reading is no scale
+
+
+def test_only_a_rise_of_errors_and_latencies_deviates(vocabulary, nodes):
+    system = event_graph.make_system(nodes, vocabulary, 16, "node")
+    rising = {
+        (NAMES[node], CHANNELS[NODE_KINDS[system.kind[node]]][channel]) for node, channel in np.argwhere(system.rising)
+    }
+    assert rising == {
+        ("gateway", "errors"), ("gateway", "self time, mean"), ("order", "errors"), ("order", "self time, mean"),
+        ("gateway -> order", "errors"), ("gateway -> order", "net latency, mean"), ("order -> db", "errors"),
+    }  # fmt: skip
+    assert not (system.rising & ~system.signal_mask).any() and system.rising.shape == system.evidence.shape
 
 
 def test_identity_does_not_depend_on_the_order_of_nodes():

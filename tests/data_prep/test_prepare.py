@@ -11,11 +11,12 @@ import polars as pl
 import pytest
 
 from data_prep import prepare as driver
-from data_prep import settings, tables
+from data_prep import scaling, settings, tables
 from data_prep.errors import InputError
 from data_prep.prepare import prepare
 from ssad_jax import prepared
 from ssad_jax.config import default_config
+from tests.data_prep import test_scaling as of_scaling
 from tests.data_prep.small import SECOND, T0, event, log, metric, span
 
 ROOT = Path(__file__).parents[2]
@@ -166,6 +167,91 @@ def test_nothing_fitted_hangs_on_the_test_part(one_worker, tmp_path):
     assert not (one_worker.windows.nodes[~before] == other.windows.nodes[~before]).all()
 
 
+@pytest.fixture(scope="module")
+def uneven():
+    """Telemetry whose load changes every five seconds: there is something that log counts can be expected from."""
+    rng, rows = np.random.default_rng(1), telemetry()
+    load = np.repeat(rng.uniform(0.1, 1.0, LENGTH // 5), 10)
+    kept = np.flatnonzero(rng.uniform(size=len(load)) < load)
+    rows["spans"] = [rows["spans"][3 * i + j] for i in kept for j in range(3)]
+    rows["logs"] = [rows["logs"][2 * i + j] for i in kept for j in range(2)]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def taking_turns(uneven, tmp_path_factory):
+    return prepare_rows(tmp_path_factory.mktemp("turns"), uneven, calibration_folds=2, train_stride=1)
+
+
+def test_a_dataset_whose_groups_take_turns(taking_turns):
+    data, manifest = taking_turns, taking_turns.manifest
+    windows, segments = data.windows, manifest["segments"]
+    assert [s["part"] for s in segments] == ["fit"] * 5 + ["test"] * 3
+    assert [s["group"] for s in segments] == [0, 1, 0, 1, 0, -1, -1, -1]
+    of_segment = np.array([s["group"] for s in segments])[windows.segment]
+    assert (windows.group == np.where(windows.part >= 0, of_segment, -1)).all() and windows.group.dtype == np.int8
+    assert not (windows.part == 1).any() and (windows.part == -1).any()
+    runs = data.calibration_runs
+    assert all(len(set(windows.group[run[run >= 0]])) == 1 for run in runs)
+    offset = windows.start_unix_nano - np.array([s["start_unix_nano"] for s in segments])[windows.segment]
+    fit_on_stride = (windows.part == 0) & (offset % (5 * SECOND) == 0)
+    assert np.sort(runs[runs >= 0]).tolist() == np.flatnonzero(fit_on_stride).tolist()
+    assert 0 < manifest["counts"]["calibration_windows"] == fit_on_stride.sum() < manifest["counts"]["fit_windows"]
+    first = data.fit_sequences[:, 0]
+    assert set(windows.group[first]) == {0, 1} and (windows.part[first] == 0).all()
+    assert manifest["data_config"]["calibration_folds"] == 2
+
+
+def test_expectations_in_a_group_hang_on_other_groups_alone(uneven, taking_turns, tmp_path):
+    """Log lines of a group are moved within time that equally many windows cover: the mean counts stay the same."""
+    system = taking_turns.system
+    node = system.node_names.index("訂單: order <num> saved")
+    moved = [dict(row) for row in uneven["logs"]]
+    for row in moved:
+        second = (row["time_unix_nano"] - T0) / SECOND
+        if 80 <= second < 90 and row["service_name"] == "訂單":  # of the second segment, group 1
+            row["time_unix_nano"] += 10 * SECOND
+    other = prepare_rows(tmp_path, uneven | {"logs": moved}, calibration_folds=2, train_stride=1)
+    assert other.manifest["fitted"]["mean_counts"] == taking_turns.manifest["fitted"]["mean_counts"]
+    context, signal = ([d.windows.nodes[..., part] for d in (taking_turns, other)]
+                       for part in (slice(16), slice(16, None)))  # fmt: skip
+    group = np.array([s["group"] for s in taking_turns.manifest["segments"]])[taking_turns.windows.segment]
+    in_second = taking_turns.windows.segment == 1
+    assert (signal[0][~in_second] == signal[1][~in_second]).all() and (signal[0] != signal[1]).any()
+    assert context[0][group == 1].tobytes() == context[1][group == 1].tobytes()
+    for k in (0, -1):  # -1: test time, whose expectations hang on all of training time
+        assert (context[0][group == k, node, 0] != context[1][group == k, node, 0]).mean() > 0.9
+
+
+def test_statistics_of_a_group_are_fitted_without_it():
+    v = of_scaling.vocabulary.__wrapped__()
+    parts = [scaling.moments(of_scaling.make_windows(50, v, seed), v) for seed in range(4)]
+    data = default_config("test").data
+    data.calibration_folds = 2
+    found = driver._statistics([*parts, None], np.array([0, 1, 0, -1, -1]), v, data)
+    everything = scaling.fit(parts[0] + parts[1] + parts[2] + parts[3], v, data.ridge)
+    without = {-1: everything, 0: scaling.fit(parts[1] + parts[3], v, data.ridge, everything.mean),
+               1: scaling.fit(parts[0] + parts[2] + parts[3], v, data.ridge, everything.mean)}  # fmt: skip
+    assert found.keys() == without.keys()
+    for k, statistics in found.items():
+        for name in scaling.COUNTS:
+            np.testing.assert_array_equal(statistics.mean[name], everything.mean[name])
+        for a, b in zip(statistics.coefficients, without[k].coefficients, strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(found[0].coefficients[0], found[1].coefficients[0])
+    with pytest.raises(InputError, match="group 1 of 2 holds all windows"):
+        driver._statistics([None, parts[0]], np.array([0, 1]), v, data)
+
+
+def test_groups_that_take_turns_give_the_same_bytes_for_any_number_of_workers(
+    uneven, taking_turns, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(driver, "_executor", lambda _: concurrent.futures.ThreadPoolExecutor(3))
+    again = prepare_rows(tmp_path, uneven, calibration_folds=2, train_stride=1, num_workers=3)
+    one, two = contents(taking_turns.directory), contents(again.directory)
+    assert one.keys() == two.keys() and [name for name in one if one[name] != two[name]] == []
+
+
 def test_labels_reach_training_only_as_time_left_out(tmp_path):
     """Other names and kinds of the known faults of training time change nothing but the table of faults."""
     rows = telemetry()
@@ -285,6 +371,7 @@ def test_too_little_telemetry_and_none_at_all(tmp_path):
         ("on_bad_rows", "ignore"), ("tick_seconds", 0.0), ("tick_seconds", -1.0), ("tick_seconds", float("nan")),
         ("tick_seconds", 1e-9), ("window_length", 1), ("stride", 0), ("train_stride", 0), ("sequence_length", 0),
         ("batch_size", 0), ("train_share", 0.0), ("train_share", 1.0), ("train_share", float("nan")),
+        ("calibration_folds", 1), ("calibration_folds", -2),
         ("calibration_share", 0.0), ("calibration_share", 1.5), ("segment_seconds", 5.0), ("ridge", 0.0),
         ("recording_gap_hours", -1.0), ("metric_baseline_minutes", -1.0), ("metric_baseline_minutes", 0.001),
         ("max_templates_per_service", 0), ("num_workers", -1), ("prepared_dir", ""), ("protocol", "fold:9"),

@@ -108,6 +108,23 @@ def test_ridge_recovers_a_planted_linear_relation(vocabulary):
     assert np.abs(context["log"][:, 1, 0]).max() < 0.5 < np.std(signal["log"][:, 1, 0])
 
 
+def test_coefficients_of_a_part_in_the_units_of_the_whole(vocabulary):
+    """They expect a count relative to the mean of all windows, wherever the part's own mean lies."""
+    fit, new = make_windows(400, vocabulary), make_windows(100, vocabulary, seed=1)
+    some = make_windows(150, vocabulary, seed=2)
+    some["ops"][:, 2, 0] += 4  # a busier time
+    some["logs"][:, 0] = 2 * some["ops"][:, 2, 0]
+    whole = scaling.fit(scaling.moments(fit, vocabulary), vocabulary, 3.0)
+    part = scaling.fit(scaling.moments(some, vocabulary), vocabulary, 3.0, whole.mean)
+    assert part.mean is whole.mean
+    signal, context = scaling.scale(new, vocabulary, part)
+    np.testing.assert_array_equal(signal["log"], scaling.scale(new, vocabulary, whole)[0]["log"])
+    assert np.std(signal["log"][:, 0, 0] - context["log"][:, 0, 0]) < 0.05 * np.std(signal["log"][:, 0, 0])
+    own = scaling.fit(scaling.moments(some, vocabulary), vocabulary, 3.0)
+    assert own.mean["ops"][2, 0] > whole.mean["ops"][2, 0] + 3
+    assert not np.array_equal(own.coefficients[0], part.coefficients[0])
+
+
 def test_a_missing_line_stands_out_of_its_expectation(vocabulary):
     fit, new = make_windows(400, vocabulary), make_windows(1, vocabulary, seed=1)
     statistics = scaling.fit(scaling.moments(fit, vocabulary), vocabulary, 3.0)

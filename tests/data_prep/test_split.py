@@ -18,7 +18,7 @@ def make_config(**changed):
     values = {
         "tick_seconds": 1.0, "window_length": 10, "stride": 5, "train_stride": 5, "segment_seconds": 100.0,
         "recording_gap_hours": 6.0, "protocol": "chronological", "train_share": 0.6, "calibration_share": 0.34,
-        "train_on": "normal",
+        "calibration_folds": 0, "train_on": "normal",
     }  # fmt: skip
     return SimpleNamespace(**{**values, **changed})
 
@@ -85,6 +85,32 @@ def test_unknown_protocol(protocol):
         split.make_segments(pairs, faults(), make_config(protocol=protocol))
 
 
+def test_the_held_out_share_is_one_group():
+    segments = split.make_segments(intervals(*((i * 200, i * 200 + 100) for i in range(10))), faults(), make_config())
+    assert (segments.group == np.where(segments.part == CALIBRATION, 0, -1)).all() and (segments.group == 0).any()
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5])
+def test_groups_take_turns_and_every_usable_training_segment_has_one(folds):
+    pairs = intervals(*((i * 200, i * 200 + 100) for i in range(20)))
+    config = make_config(calibration_folds=folds)
+    fault = faults((595, 600, 710))  # all of the fourth segment
+    segments = split.make_segments(pairs, fault, config)
+    assert segments.part.tolist() == [FIT] * 12 + [TEST] * 8
+    assert segments.group[3] == -1 and (segments.group[12:] == -1).all()
+    usable = np.delete(np.arange(12), 3)
+    assert segments.group[usable].tolist() == [i % folds for i in range(11)]
+    everything = split.make_segments(pairs, fault, make_config(calibration_folds=folds, train_on="all"))
+    assert everything.group[:12].tolist() == [i % folds for i in range(12)]
+
+
+def test_more_groups_than_usable_segments_is_an_input_error():
+    pairs = intervals(*((i * 200, i * 200 + 100) for i in range(5)))
+    assert split.make_segments(pairs, faults(), make_config(calibration_folds=3)).group.tolist() == [0, 1, 2, -1, -1]
+    with pytest.raises(InputError, match="3 of them with normal training windows"):
+        split.make_segments(pairs, faults(), make_config(calibration_folds=4))
+
+
 def test_two_training_segments_are_enough_to_calibrate_on_one():
     config = make_config(calibration_share=0.25)
     segments = split.make_segments(intervals((0, 100), (200, 300), (400, 500)), faults(), config)
@@ -120,9 +146,12 @@ def test_a_short_fault_only_makes_windows_null_and_the_longer_of_two_names_the_w
     assert label.tolist() == [1, 1] and row.tolist() == [0, 1]
 
 
-def windows_of(pairs, parts, config, fault=None):
+def windows_of(pairs, parts, config, fault=None, groups=None):
     start, end = (np.array(column, np.int64) * NS for column in zip(*pairs, strict=True))
-    segments = split.Segments(start, end, np.zeros(len(start), np.int32), np.array(parts, np.int8))
+    groups = np.where(np.array(parts) == CALIBRATION, 0, -1) if groups is None else np.array(groups)
+    segments = split.Segments(
+        start, end, np.zeros(len(start), np.int32), np.array(parts, np.int8), groups.astype(np.int8)
+    )
     return split.make_windows(segments, faults() if fault is None else fault, config)
 
 
@@ -162,6 +191,36 @@ def test_purge_keeps_a_window_length_between_parts():
     assert backwards.offset[backwards.part == FIT].tolist() == [10, 15, 20, 25, 30, 35, 40]
 
 
+def test_purge_keeps_a_window_length_between_groups_that_take_turns():
+    config = make_config(calibration_folds=2)
+    pairs, groups = [(0, 50), (50, 100), (100, 150), (155, 205), (300, 350), (350, 400)], [0, 1, 1, 0, 1, -1]
+    windows = windows_of(pairs, [FIT] * 5 + [TEST], config, groups=groups)
+    used = [windows.offset[(windows.segment == g) & (windows.part == FIT)].tolist() for g in range(5)]
+    # Every window of 10 s stays 10 s away from another group's segment, on both sides: 0-40, 60-100, 100-145, 160-205.
+    assert used[0] == [0, 5, 10, 15, 20, 25, 30] and used[1] == [10, 15, 20, 25, 30, 35, 40]
+    assert used[2] == [0, 5, 10, 15, 20, 25, 30, 35] and used[3] == [5, 10, 15, 20, 25, 30, 35, 40]
+    assert used[4] == [0, 5, 10, 15, 20, 25, 30]  # a test segment follows
+    assert (windows.part[windows.segment == 5] == TEST).all()
+
+
+def test_nothing_that_a_network_is_fitted_on_comes_near_what_it_judges():
+    rng = np.random.default_rng(0)
+    for folds in (2, 3):
+        config = make_config(calibration_folds=folds, train_stride=2, segment_seconds=60.0)
+        pairs = intervals((0, 500), (530, 900), (909, 1500), (1600, 1700))
+        begins = np.sort(rng.choice(1000, 4, replace=False)).tolist()
+        fault = faults(*((b - 3, b, b + 20) for b in begins))
+        segments = split.make_segments(split.cut(pairs, 60 * NS, fault), fault, config)
+        windows = split.make_windows(segments, fault, config)
+        group, fit = segments.group[windows.segment], windows.part == FIT
+        assert set(group[fit]) == set(range(folds))
+        for k in range(folds):
+            judged, fitted = fit & (group == k), fit & (group != k)
+            before = windows.end[fitted][:, None] <= windows.start[judged] - 10 * NS
+            after = windows.start[fitted][:, None] >= windows.end[judged] + 10 * NS
+            assert (before | after).all()
+
+
 def test_windows_that_touch_a_known_fault_are_not_trained_on_unless_all_are():
     pairs, parts = [(0, 60), (100, 160), (200, 260)], [FIT, CALIBRATION, TEST]
     fault = faults((20, 25, 30), (210, 210, 230))
@@ -175,6 +234,12 @@ def test_windows_that_touch_a_known_fault_are_not_trained_on_unless_all_are():
 def test_nothing_left_to_fit_on_is_an_input_error():
     with pytest.raises(InputError, match="no window is left"):
         windows_of([(0, 60), (100, 160), (200, 260)], [FIT, CALIBRATION, TEST], make_config(), faults((0, 0, 60)))
+
+
+def test_a_group_without_a_window_is_an_input_error():
+    config = make_config(calibration_folds=2)
+    with pytest.raises(InputError, match="calibration group 1 .*data.calibration_folds"):  # 25 s between two others
+        windows_of([(0, 60), (60, 85), (85, 145), (200, 260)], [FIT] * 3 + [TEST], config, groups=[0, 1, 0, -1])
 
 
 def test_fit_intervals_are_unions_of_fit_windows():
@@ -203,3 +268,16 @@ def test_runs_end_at_segments_and_at_unused_windows():
     assert calibration[0].tolist()[3] == -1
     test = split.runs(windows, TEST, 5)
     assert windows.offset[test[0]].tolist() == [0, 5, 10, 15, 20]
+
+
+def test_runs_of_dense_training_windows_pass_over_those_between_the_strides():
+    config = make_config(calibration_folds=2, train_stride=1)
+    fault = faults((20, 22, 24))
+    windows = windows_of([(0, 70), (100, 150), (300, 330)], [FIT, FIT, TEST], config, fault, groups=[0, 1, -1])
+    assert (windows.part == FIT).sum() > 60
+    runs = split.runs(windows, FIT, 5)
+    # Windows that start at 11 to 23 touch the fault; the stride goes on counting from the segment's start.
+    assert [windows.offset[row[row >= 0]].tolist() for row in runs] == [
+        [0, 5, 10], list(range(25, 65, 5)), list(range(0, 45, 5))
+    ]  # fmt: skip
+    assert [windows.segment[row[0]] for row in runs] == [0, 0, 1]

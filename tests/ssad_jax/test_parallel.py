@@ -13,7 +13,7 @@ from ssad_jax import batching, methods, parallel, train
 from tests.ssad_jax import toy
 from tests.synthetic import make_prepared
 
-SEED = 7
+STREAM = np.array([7, 2], np.uint32)  # seed and number of the network
 INDEX = np.array([3, 0, 11, 5, 2, 9, -1, -1], np.int32)  # the last device of four has padded rows alone
 
 
@@ -47,7 +47,7 @@ def reference(method, params, dataset, index):
 
     def objective(params):
         batch = batching.make_batch(dataset["windows"], dataset["sequences"][np.maximum(index, 0)], index)
-        key = jax.random.fold_in(jax.random.key(SEED, impl="threefry2x32"), 0)
+        key = jax.random.fold_in(jax.random.fold_in(jax.random.key(7, impl="threefry2x32"), 2), 0)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
         sums, counts, _ = method.loss(params, batch, keys, lambda x: x)
         return sum(s / jnp.maximum(counts[k], 1) for k, s in sums.items()), (sums, counts)
@@ -58,14 +58,14 @@ def reference(method, params, dataset, index):
 
 def mapped(method, params, dataset, index, mapping, devices):
     mesh = parallel.make_mesh(jax.devices()[:devices])
-    gradient = train.make_gradient(method.loss, SEED)
+    gradient = train.make_gradient(method.loss)
 
     def epoch(state, dataset, order):
-        return gradient(state["params"], state["step"], dataset, order[0])
+        return gradient(state["params"], jnp.asarray(STREAM), state["step"], dataset, order[0, 0])
 
     state = parallel.replicate({"params": params, "step": np.int32(0)}, mesh)
     run = parallel.map_epoch(epoch, mesh, mapping)
-    return parallel.fetch(run(state, parallel.replicate(dataset, mesh), index[None]))
+    return parallel.fetch(run(state, parallel.replicate(dataset, mesh), index[None, None]))
 
 
 def test_gradients_match_a_reference_without_collectives(prepared, method):
@@ -103,7 +103,7 @@ def test_state_is_donated_and_stays_replicated():
         )  # fmt: skip
         state = parallel.replicate(np.float32(1), mesh)
         dataset = parallel.replicate(np.float32(2), mesh)
-        after, _ = run(state, dataset, np.arange(8, dtype=np.int32)[None])
+        after, _ = run(state, dataset, np.arange(8, dtype=np.int32).reshape(2, 1, 4))
         assert state.is_deleted() and not dataset.is_deleted()
         assert after.sharding.is_fully_replicated and after.sharding.spec == P()
         assert [float(s.data) for s in after.addressable_shards] == [57.0] * 4

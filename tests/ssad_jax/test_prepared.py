@@ -82,7 +82,7 @@ def test_a_file_of_the_right_size_with_other_content(name, written):
         prepared.load(directory)
 
 
-@pytest.mark.parametrize("text", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": 1}'])
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": 2}'])
 def test_damaged_manifest(text, written):
     _, directory = written
     (directory / "manifest.json").write_text(text)
@@ -95,6 +95,18 @@ def test_another_version(written):
     path = directory / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema_version": 0}))
     with pytest.raises(InputError, match="schema version 0.*prepare the data again"):
+        prepared.load(directory)
+
+
+def test_a_dataset_of_schema_1_is_refused(written):
+    """It has no groups and no rising channels: what to do is said before a file is missed."""
+    _, directory = written
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for name in ("windows/group.npy", "system/rising.npy"):
+        (directory / name).unlink()
+        del manifest["files"][name]
+    (directory / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
+    with pytest.raises(InputError, match="schema version 1, this program reads 2; delete .*set and prepare the data"):
         prepared.load(directory)
 
 

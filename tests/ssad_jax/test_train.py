@@ -21,6 +21,12 @@ def prepared():
     return make_prepared()
 
 
+@pytest.fixture(scope="module")
+def turns():
+    """Five segments of five examples each, in three groups: two networks have a batch less than the third."""
+    return make_prepared(segments=7, folds=3)
+
+
 def run(config, prepared, workdir, method=toy.METHOD, devices=1):
     return parallel.fetch(train.train(config, prepared, workdir, method, jax.devices()[:devices]))
 
@@ -47,6 +53,123 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, prepared,
     assert untimed[0] == untimed[1] and [r["epoch"] for r in untimed[0]] == [1, 2, 3, 4]
     if name == "knowledge_ssl":
         assert untimed[0][-1]["loss"] < untimed[0][0]["loss"]
+
+
+def turning_config(folds=3):
+    config = toy.small_config()
+    config.data.calibration_folds = folds
+    return config
+
+
+def stream_of(tree, k):
+    return jax.tree.map(lambda x: x[k], tree)
+
+
+def near(a, b, rtol, atol):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def test_a_run_of_several_networks_resumes_bit_for_bit(tmp_path, turns):
+    config = turning_config()
+    whole = run(config, turns, tmp_path / "whole")
+    config.train.num_epochs = 2
+    run(config, turns, tmp_path / "parts")
+    config.train.num_epochs = 4
+    same(run(config, turns, tmp_path / "parts"), whole)
+    assert whole["params"]["w"].shape[0] == 3 and whole["stream"].tolist() == [[0, 0], [0, 1], [0, 2]]
+    steps = [4 * -(-int((batching.example_groups(turns) != k).sum()) // 8) for k in range(3)]
+    assert whole["step"].tolist() == steps and len(set(steps)) > 1
+    losses, step = ([r[name] for r in records(tmp_path / "whole")] for name in ("loss", "step"))
+    assert losses[-1] < losses[0] and step == [max(steps) // 4 * e for e in (1, 2, 3, 4)]
+
+
+def start(streams):
+    """A fresh state of these networks on the host, and the optimizer."""
+    optimizer = train.make_optimizer(toy.small_config())
+    return jax.device_get(train.init_state(toy.init, optimizer, np.asarray(streams, np.uint32))), optimizer
+
+
+def epoch_on_one_device(loss, optimizer, state, dataset, order, together=False):
+    mesh = parallel.make_mesh(jax.devices()[:1])
+    mapped = parallel.map_epoch(train.make_epoch(loss, optimizer, together), mesh, "pmap")
+    return parallel.fetch(mapped(parallel.replicate(state, mesh), parallel.replicate(dataset, mesh), order))
+
+
+def dataset_and_order(data, streams, batch=8):
+    chunks = batching.plan_chunks(data, batch, 1000)
+    [(_, order)] = batching.epoch_order(chunks, batching.example_groups(data), np.asarray(streams), 0, batch)
+    return batching.load_chunk(data, chunks[0]), order
+
+
+def test_a_network_is_what_it_would_be_alone_on_the_examples_outside_its_group(turns):
+    config, group = turning_config(), batching.example_groups(turns)
+    config.train.num_epochs = 2
+    together = train.fit(config, turns, [0], toy.METHOD, jax.devices()[:1])
+    for k in range(3):
+        # Other telemetry of group k: it must not matter, not even in the rows that fill a batch.
+        nodes = np.where((turns.windows.group == k)[:, None, None], 3 - turns.windows.nodes, turns.windows.nodes)
+        rest = dataclasses.replace(turns, windows=dataclasses.replace(turns.windows, nodes=nodes))
+        chunks = batching.plan_chunks(rest, 8, 1000)
+        dataset = batching.load_chunk(rest, chunks[0])
+        state, optimizer = start([[0, k]])
+        for epoch in range(2):
+            [(_, order)] = batching.epoch_order(chunks, group, state["stream"], epoch, 8)
+            state, _ = epoch_on_one_device(toy.METHOD.loss, optimizer, state, dataset, order)
+        same(jax.tree.map(lambda p, k=k: p[0, k], together), stream_of(state["params"], 0))
+    assert not np.array_equal(together["w"][0, 0], together["w"][0, 1])
+
+
+def test_networks_that_advance_together_are_those_that_advance_in_turn(turns):
+    streams = train.streams(0, 3)
+    state, optimizer = start(streams)
+    dataset, order = dataset_and_order(turns, streams)
+    assert (order < 0).all(2).any()  # one of them ends with an empty batch
+    (vmapped, one), (mapped, two) = (
+        epoch_on_one_device(toy.METHOD.loss, optimizer, state, dataset, order, together) for together in (True, False)
+    )
+    assert any((a != b).any() for a, b in zip(*map(jax.tree.leaves, (mapped["params"], state["params"])), strict=True))
+    near(vmapped["params"], mapped["params"], 1e-4, 1e-6)
+    same(vmapped["step"], mapped["step"])
+    same(vmapped["stream"], mapped["stream"])
+    near(one, two, 1e-4, 1e-5)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves((mapped, two)))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_empty_batch_changes_nothing(turns, together):
+    streams = train.streams(0, 2)
+    state, optimizer = start(streams)
+    dataset, order = dataset_and_order(turns, streams)
+    empty = np.full_like(order, -1)
+    after, record = epoch_on_one_device(toy.METHOD.loss, optimizer, state, dataset, empty, together)
+    same(after, state)
+    assert all((record[name][1] == 0).all() for name in ("loss/square", "loss/contrast", "gradient_norm"))
+    assert train.summarise([record])["gradient_norm"] == 0
+    # Between full ones as well.
+    spread = np.concatenate([order[:, :2], empty[:, :1], order[:, 2:]], axis=1)
+    (one, _), (two, _) = (
+        epoch_on_one_device(toy.METHOD.loss, optimizer, state, dataset, o, together) for o in (order, spread)
+    )
+    same(one, two)
+    assert one["step"].tolist() == [int((o >= 0).any(1).sum()) for o in order]
+
+
+def test_training_in_memory_is_a_run_of_each_seed(tmp_path, turns):
+    config = turning_config()
+    found = train.fit(config, turns, [5, 2], toy.METHOD, jax.devices()[:1])
+    assert found["w"].shape[:2] == (2, 3)
+    for i, seed in enumerate((5, 2)):
+        config.seed = seed
+        state = run(config, turns, tmp_path / str(seed))
+        near(stream_of(found, i), state["params"], 1e-6, 0)
+    assert not np.array_equal(found["w"][0], found["w"][1])
+
+
+def test_training_in_memory_that_diverges_says_so(turns):
+    config = turning_config()
+    config.optimizer.learning_rate = 1e38
+    with pytest.raises(RuntimeError, match="training diverged.*learning_rate"):
+        train.fit(config, turns, [0], toy.METHOD, jax.devices()[:1])
 
 
 def test_a_run_that_is_done_does_nothing(tmp_path, prepared):
@@ -79,7 +202,7 @@ def test_streamed_run_trains_and_resumes(tmp_path, prepared):
     run(config, many, tmp_path / "parts")
     config.train.num_epochs = 4
     same(run(config, many, tmp_path / "parts"), whole)
-    assert int(whole["step"]) == 4 * -(-len(many.fit_sequences) // 8)
+    assert whole["step"].tolist() == [4 * -(-len(many.fit_sequences) // 8)]
 
 
 def test_padded_last_batch_changes_nothing(tmp_path, prepared):
@@ -98,10 +221,11 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_pa
     config = toy.small_config()
     config.train.num_epochs = 1
     run(config, prepared, tmp_path)
-    [(_, order)] = batching.epoch_order(batching.plan_chunks(prepared, 8, 1000), config.seed, 1, 8)
+    chunks, group = batching.plan_chunks(prepared, 8, 1000), batching.example_groups(prepared)
+    [(_, order)] = batching.epoch_order(chunks, group, train.streams(config.seed, 1), 1, 8)
     config.train.num_epochs = 2
     with pytest.raises(RuntimeError) as error:  # 3 steps an epoch
-        run(config, prepared, tmp_path, toy.poisoned(int(order[1, 0])))
+        run(config, prepared, tmp_path, toy.poisoned(int(order[0, 1, 0])))
     message = str(error.value)
     assert "loss/square" in message and "not finite at step 5 (epoch 2)" in message
     assert message.endswith(str(tmp_path / "checkpoints" / "3"))

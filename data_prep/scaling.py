@@ -1,10 +1,11 @@
 """Window aggregates -> scaled signals and closed-form expectations, by statistics fitted on fit windows.
 
 Counts are in Pearson units, (n - mu) / sqrt(mu + 1), those of log lines in stabilised ones, whose noise does not grow
-with the expectation, 2 sqrt(n + 3/8) - 2 sqrt(mu + 3/8) (Anscombe, Biometrika 1948). Latencies are means and maxima of
-deviations shrunk by sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of
-what runs on it, and of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an
-exception leaves. Of a caller's calls. Of a metric's level: processor time that the work done explains is no fault.
+with the expectation, 2 sqrt(n + 3/8) - 2 sqrt(mu + 3/8) (Anscombe, Biometrika 1948). Latencies are means and maxima
+of deviations shrunk by sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit
+itself, of what runs on it, and of the whole system). Of a template's count: a log line that should have appeared and
+did not is the trace an exception leaves. Of a caller's calls. Of a metric's level: processor time that the work done
+explains is no fault.
 """
 
 import dataclasses

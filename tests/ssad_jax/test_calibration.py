@@ -5,8 +5,9 @@ import pytest
 
 from data_prep.errors import InputError
 from ssad_jax.config import default_config
+from ssad_jax.prepared import NODE_KINDS
 from ssad_jax.scoring import calibration as calibrations
-from ssad_jax.scoring.calibration import Calibration, column_errors, evidence, lasting_residual, node_errors
+from ssad_jax.scoring.calibration import KIND_FLOOR, Calibration, column_errors, evidence, lasting_residual, node_errors
 from ssad_jax.scoring.terms import Columns, Terms, joined
 
 # Node 0 (service): one channel; node 2 (log): two channels. N = 4, node 3 is padding.
@@ -72,7 +73,8 @@ def test_scale_is_the_rms_about_the_held_out_mean_with_a_floor():
     fit, held_out = terms([[3.0, 0.1, 1.0]] * 2), terms([[1.0, 0.1, 1.0]] * 2)
     calibration, _ = fit_calibration(PLACE, fit, held_out, np.array([0, 1]), 4, settings(scale_floor=0.2))
     np.testing.assert_allclose(calibration.centre, [1.0, 0.1, 1.0])
-    np.testing.assert_allclose(calibration.scale, [np.sqrt(2.0), 0.2, 0.2], rtol=1e-6)
+    floors = [0.2 * KIND_FLOOR.get(NODE_KINDS[k], 1.0) for k in PLACE.kind]
+    np.testing.assert_allclose(calibration.scale, [np.sqrt(2.0), *floors[1:]], rtol=1e-6)
 
 
 def test_a_run_is_judged_by_scales_fitted_without_it():
@@ -141,7 +143,7 @@ def test_a_kind_that_is_silent_in_normal_time_does_not_divide_by_zero():
     nothing, silent = terms(np.zeros((0, 3))), terms(np.zeros((6, 3)))
     calibration, _ = fit_calibration(PLACE, nothing, silent, np.arange(6), 4, settings())
     scores = apply_calibration(calibration, PLACE, terms([[0, 0, 0], [0, 1.0, 0]]), 4)
-    assert scores.reconstruction[0] == 0 and scores.reconstruction[1] == pytest.approx(5 / 0.25)
+    assert scores.reconstruction[0] == 0 and scores.reconstruction[1] == pytest.approx(1 / calibration.scale[1] / 0.25)
 
 
 def test_one_bad_node_and_a_useless_heavy_tailed_term():

@@ -16,7 +16,7 @@ from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
 EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean"}
-RISING = {"errors", "self time, mean", "net latency, mean"}  # fewer errors, or a faster answer, are no fault
+RISING = {"errors", "self time, mean", "net latency, mean", "duration, mean"}  # a faster answer is no fault
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
 MIN_READINGS = 50
@@ -154,6 +154,7 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         node_mask=np.arange(budget) < real,
         signal_mask=pad(present, False, bool),
         evidence=pad(_evidence(nodes, v, present), False, bool),
+        witness=pad(_witness(nodes, v, present), False, bool),
         rising=pad(_named(RISING)[nodes.kind] & present, False, bool),
         mask_unit=pad([numbers[name] for name in units], -1, np.int32),
         unit_hash=pad([identity.stable_hash(name) for name in units], 0, np.uint32),
@@ -164,6 +165,19 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         service_names=tuple(services),
         channels=CHANNELS,
     )
+
+
+def _witness(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:
+    """[n, 16] bool: the channels that tell suspects apart: evidence, and durations where no client span tells more.
+
+    A duration says little of whether something is wrong, but much of where (the same two systems: the culprit comes
+    first for .91 of the faults with durations, for .76 without).
+    """
+    witness = _evidence(nodes, v, present)
+    net, duration = _channel("dependency", "net latency, mean"), _channel("dependency", "duration, mean")
+    dependencies = nodes.kind == DEPENDENCY
+    witness[dependencies, duration] |= (present[:, duration] & ~present[:, net])[dependencies]
+    return witness
 
 
 def _channels_present(nodes: Nodes, v: Vocabulary) -> np.ndarray:

@@ -21,6 +21,7 @@ from absl import logging
 
 from data_prep import (
     event_graph,
+    injection,
     observations,
     padding,
     scaling,
@@ -39,7 +40,8 @@ from data_prep.tables import Tables
 from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
 
 NS = split.NS
-EVERYTHING = -1  # the calibration group of segments that are not calibrated on
+EVERYTHING = -1  # the turn of segments that are not calibrated on
+TURNS = 20
 
 
 def prepare(config) -> None:
@@ -84,10 +86,10 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     data = config.data
     frames = tables.frames
     tick_ns = split.tick_ns(data)
-    faults = _faults(frames.get("faults"))
+    faults = faults_of(frames.get("faults"))
     with clock("observe"):
         obs = observations.observe(frames, data.node_level, data.metrics, data.metric_baseline_minutes)
-        segments = split.make_segments(_intervals(frames, data), faults, data)
+        segments = split.make_segments(intervals_of(frames, data), faults, data)
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
     with clock("templates"):
@@ -97,11 +99,18 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         obs["logs"] = logs.with_columns(template=fitted_templates.assign(logs["masked"])).drop("masked")
     with clock("fit"):
         shards = _write_observations(obs, path / "observations")
-        counts = executor.map(_count_shard, itertools.repeat(shards), fit_time)
-        v = vocabulary.build(vocabulary.merge(list(counts)), obs["units"], frames.get("topology"), data)
+        counts = list(executor.map(_count_shard, itertools.repeat(shards), fit_time))
+        v = vocabulary.build(vocabulary.merge(counts), obs["units"], frames.get("topology"), data)
+        turn = _turns(segments.group, data.calibration_folds)
+        counted = turn[[segment for segment, _, _ in fit_time]]
+        usual = {
+            t: vocabulary.with_latencies_of(v, vocabulary.merge(_others(counts, counted, t)))
+            for t in range(turn.max() + 1)
+        }
         jobs = _segment_jobs(segments, windows, tick_ns, data.window_length)
-        parts = list(executor.map(_tick_shard, itertools.repeat(shards), itertools.repeat(v), jobs))
-        statistics = _statistics([m for m, _, _ in parts], segments.group, v, data)
+        usual = [usual.get(t, v) for t in turn.tolist()]
+        parts = list(executor.map(_tick_shard, itertools.repeat(shards), usual, jobs))
+        statistics = _statistics([m for m, _, _ in parts], turn, v, data)
         nodes = event_graph.make_nodes(v, fitted_templates.texts)
         together = sum(part[1] for part in parts if part[1] is not None)
         num_ticks = sum(part[2] for part in parts)
@@ -111,7 +120,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         budget = padding.node_budget(len(nodes.names))
         system = event_graph.make_system(nodes, v, budget, data.mask_units)
         transform = _Transform(v, statistics, edges, budget, data.window_length, str(shards))
-        active = np.concatenate(list(executor.map(transform, jobs, segments.group.tolist())))
+        active = np.concatenate(list(executor.map(transform, jobs, turn.tolist())))
         edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
         padded = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
         attributes, ticks = _gather(shards, jobs, path)
@@ -132,6 +141,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     manifest = {
         "source": data.source,
         "simulated": {k: settings.plain(v) for k, v in config.simulate.items()} if not data.raw_dir else None,
+        "injected": injection.settings_of(data.raw_dir),
         "raw_files": raw_fingerprint(data.raw_dir) if data.raw_dir else None,
         "label_files": label_fingerprints(data) if data.raw_dir else None,
         "data_config": settings.of_preparation(data),
@@ -263,23 +273,46 @@ def _tick_shard(shards: Path, v: vocabulary.Vocabulary, job: _SegmentJob):
     return scaling.moments(signals.aggregate(ticks, job.length, job.fit_offsets), v), together, count
 
 
-def _statistics(moments, group: np.ndarray, v: vocabulary.Vocabulary, data) -> dict[int, scaling.Statistics]:
-    """Fitted on the moments of all segments (EVERYTHING), and on those without each calibration group that takes turns.
+def _turns(group: np.ndarray, folds: int) -> np.ndarray:
+    """[segments] which of at most TURNS turns a segment takes to be left out of usual latencies and expectations.
 
-    So the expectations in a window that calibrates come from other windows, as those in a test window do.
+    Where groups take turns in calibrating (`folds` of them), a window's own expectations come from other segments, as
+    those of a test window do. These are cheap to fit, unlike networks: more turns than groups leave less out at a time.
+    -1: fitted on as a whole, or not at all.
     """
+    turn = np.full(len(group), EVERYTHING)
+    own = np.flatnonzero(group >= 0) if folds else []
+    turn[own] = np.arange(len(own)) % TURNS
+    return turn
 
-    def fit(left_out, mean=None):
-        some = [m for m, g in zip(moments, group, strict=True) if m is not None and (g != left_out or g < 0)]
-        if not some:
-            raise InputError(
-                f"calibration group {left_out} of {data.calibration_folds} holds all windows that can be fitted on; "
-                "lower data.calibration_folds or bring more normal time"
-            )
+
+def _statistics(moments, turn: np.ndarray, v: vocabulary.Vocabulary, data) -> dict[int, scaling.Statistics]:
+    """Fitted on the moments of all segments (EVERYTHING), and on those without each turn's segments."""
+    fitted = [m is not None for m in moments]
+    moments, own = [m for m in moments if m is not None], turn[fitted]
+
+    def fit(some, mean=None):
         return scaling.fit(sum(some[1:], some[0]), v, data.ridge, mean)
 
-    everything = fit(EVERYTHING)
-    return {EVERYTHING: everything} | {k: fit(k, everything.mean) for k in range(data.calibration_folds)}
+    everything = fit(moments)
+    return {EVERYTHING: everything} | {
+        t: fit(_others(moments, own, t), everything.mean) for t in range(turn.max() + 1)
+    }
+
+
+def _others(parts: list, turn: np.ndarray, left_out: int) -> list:
+    """The parts (one for each of `turn`) of other turns.
+
+    Raises:
+        InputError: there are none.
+    """
+    others = [part for part, t in zip(parts, turn.tolist(), strict=True) if t != left_out]
+    if not others:
+        raise InputError(
+            "one segment holds all windows that can be fitted on; bring more normal time, shorten data.segment_seconds "
+            "or set data.calibration_folds=0"
+        )
+    return others
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,14 +320,14 @@ class _Transform:
     """Raw ticks of a segment -> its windows' attributes and its scaled ticks (both written), and its active edges."""
 
     v: vocabulary.Vocabulary
-    statistics: dict[int, scaling.Statistics]  # by calibration group
+    statistics: dict[int, scaling.Statistics]  # by turn
     edges: event_graph.Edges
     budget: int
     length: int
     shards: str
 
-    def __call__(self, job: _SegmentJob, group: int) -> np.ndarray:
-        shards, statistics = Path(self.shards), self.statistics.get(group, self.statistics[EVERYTHING])
+    def __call__(self, job: _SegmentJob, turn: int) -> np.ndarray:
+        shards, statistics = Path(self.shards), self.statistics[turn]
         with np.load(shards / f"ticks-{job.number}.npz") as file:
             ticks = dict(file)
         windows = signals.aggregate(ticks, self.length, job.offsets)
@@ -335,7 +368,7 @@ def _gather(shards: Path, jobs, path: Path):
 # --- small conversions ------------------------------------------------------------------------------------------
 
 
-def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
+def faults_of(frame: pl.DataFrame | None) -> pl.DataFrame:
     schema = {split.START: pl.Int64, split.END: pl.Int64, "service_name": pl.String, "fault_type": pl.String,
               split.UNCERTAIN: pl.Int64}  # fmt: skip
     if frame is None:
@@ -345,7 +378,7 @@ def _faults(frame: pl.DataFrame | None) -> pl.DataFrame:
     return frame.select(list(schema)).sort(split.START, split.END, "service_name", "fault_type")
 
 
-def _intervals(frames, data):
+def intervals_of(frames, data):
     """Observed intervals: from the first to the last span or log line (else metric), less the gaps."""
     first, last = [], []
     for names in (("spans", "logs"), ("metrics",)):

@@ -137,14 +137,19 @@ def _touched(start, end, faults: pl.DataFrame) -> np.ndarray:
 def _test_segments(recording, config) -> np.ndarray:
     protocol = config.protocol
     if protocol == "chronological":
-        test = np.zeros(len(recording), bool)
-        for r in np.unique(recording):
-            members = np.flatnonzero(recording == r)
-            test[members[round(config.train_share * len(members)) :]] = True
-        return test
+        return later(recording, config.train_share)
     if protocol.startswith("fold:") and protocol[5:] in map(str, range(FOLDS)):
         return np.arange(len(recording)) % FOLDS == int(protocol[5:])
     raise InputError(f"data.protocol={protocol!r} is unknown; use chronological or fold:0 ... fold:{FOLDS - 1}")
+
+
+def later(recording, share: float) -> np.ndarray:
+    """[G] which segments come after the first `share` of those of their recording."""
+    out = np.zeros(len(recording), bool)
+    for r in np.unique(recording):
+        members = np.flatnonzero(recording == r)
+        out[members[round(share * len(members)) :]] = True
+    return out
 
 
 def label_windows(start, end, faults: pl.DataFrame):

@@ -19,6 +19,8 @@ KEYS = {
     "logs": [NAME, "template"], "metrics": [NAME, "metric"], "events": [NAME, "event"],
 }  # fmt: skip
 FLOOR_NS = 1e5  # latencies below 0.1 ms are noise of the clock: log(ns + floor)
+LATENCY_FLOOR = 0.25  # least standard deviation of a log latency: 28% up or down
+PRIOR_CALLS = 10
 FIXED = 10_000  # log latencies are summed as integers of 1e-4: exact, so the order of rows cannot matter
 
 
@@ -134,9 +136,9 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         metrics=[(index[u], m) for u, m in metrics.select(NAME, "metric").iter_rows()],
         dependencies=[(index[a], index[b]) for a, b in gaps.select("caller", "callee").iter_rows()],
         events=[(index[u], e) for u, e in stats["events"].select(NAME, "event").iter_rows()],
-        self_time=_mean_std(own.drop("client"), floor=0.25),
-        duration=_mean_std(stats["durations"], floor=0.25),
-        gap=_mean_std(gap_moments, floor=0.25),
+        self_time=_usual_latency(own.drop("client")),
+        duration=_usual_latency(stats["durations"]),
+        gap=_usual_latency(gap_moments),
         metric_scale=np.stack([mean, std], 1).reshape(-1, 2),
         metric_readings=metrics["n"].to_numpy(),
         deployed=deployed,
@@ -144,8 +146,36 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     )
 
 
+def with_latencies_of(v: Vocabulary, stats) -> Vocabulary:
+    """The same nodes with usual latencies from the `merge`d counts of a part of fit time.
+
+    What that part has no latency of has none: it is passed over, as an operation is that fit time has never seen.
+    """
+    own = stats["spans"].filter(~pl.col("client")).drop("client")
+    gaps = stats["gaps"].with_columns(n=pl.col("num_gaps"))
+    return dataclasses.replace(
+        v,
+        self_time=_usual_latency(own),
+        duration=_usual_latency(stats["durations"]),
+        gap=_usual_latency(gaps),
+    )
+
+
+def _usual_latency(frame: pl.DataFrame) -> pl.DataFrame:
+    """Mean and predictive std of each group's log latencies.
+
+    What the next call of a group is like is the less certain the fewer have been seen: the variance is drawn towards
+    that of all groups, as if PRIOR_CALLS more calls had it, and the mean's own error is added.
+    """
+    usual = _mean_std(frame, floor=0.0)
+    n = pl.max_horizontal(pl.col("n"), 1)
+    pooled = (pl.col("n") * pl.col("std").pow(2)).sum() / pl.max_horizontal(pl.col("n").sum(), 1)
+    variance = (n * pl.col("std").pow(2) + PRIOR_CALLS * pooled) / (n + PRIOR_CALLS) * (1 + 1 / n)
+    return usual.with_columns(std=variance.sqrt().clip(LATENCY_FLOOR))
+
+
 def _mean_std(frame: pl.DataFrame, floor: float, unit: int = FIXED) -> pl.DataFrame:
-    """Mean and std from n, sum and square; log latencies have a floor of 0.25 (28 % up or down)."""
+    """Mean and std from n, sum and square."""
     n = pl.max_horizontal(pl.col("n"), 1)
     mean = pl.col("sum") / n / unit
     std = (pl.col("square") / n / unit**2 - mean.pow(2)).clip(0).sqrt().clip(floor)

@@ -31,7 +31,7 @@ def config_hash(config, without=()) -> str:
 
 
 def append(config, manifest: dict, command: str, protocol: str, detector: str, figures: dict, once=False) -> None:
-    """Add a line, if `config.evaluation_log` names a file, the data are real and some window is labelled.
+    """Add a line, if `config.evaluation_log` names a file, the faults are real and some window is labelled.
 
     Args:
         figures: of the detector on the test windows: `FIGURES` and num_windows.
@@ -41,7 +41,8 @@ def append(config, manifest: dict, command: str, protocol: str, detector: str, f
         InputError: the file cannot be written.
     """
     path = config.get("evaluation_log", "")
-    if not path or manifest.get("simulated") or not figures["num_windows"]:
+    made_up = manifest.get("simulated") or manifest.get("injected")
+    if not path or made_up or not figures["num_windows"]:
         return
     line = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -44,6 +44,7 @@ class System:
     node_mask: np.ndarray  # [N] bool, false at padding
     signal_mask: np.ndarray  # [N, 16] bool: which signal channels the node has
     evidence: np.ndarray  # [N, 16] bool: channels whose deviation speaks of a fault (not volume: load is no fault)
+    witness: np.ndarray  # [N, 16] bool: evidence, and channels that only tell suspects apart
     rising: np.ndarray  # [N, 16] bool: channels of which only a rise is a deviation (latencies, errors)
     mask_unit: np.ndarray  # [N] int32: nodes of one unit are masked together; -1 at padding
     unit_hash: np.ndarray  # [N] uint32: stable hash of the unit's name, whatever the order of nodes

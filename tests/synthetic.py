@@ -51,7 +51,7 @@ def make_prepared(
     identity[real:] = 0
     system = System(
         identity=identity, kind=kind, node_mask=node_mask, signal_mask=signal_mask,
-        evidence=signal_mask, rising=np.zeros_like(signal_mask),
+        evidence=signal_mask, witness=signal_mask, rising=np.zeros_like(signal_mask),
         mask_unit=np.where(node_mask, np.arange(budget), -1).astype(np.int32),
         unit_hash=rng.integers(0, 2**32, budget, dtype=np.uint32), service=owner, caller=caller,
         service_position=rng.normal(size=(num_services, 8)).astype(np.float32),

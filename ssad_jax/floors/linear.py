@@ -38,11 +38,11 @@ def _columns(prepared: Prepared, processor: bool) -> Columns:
     """The residual columns that the recipe looks at."""
     system, everything = prepared.system, all_columns(prepared.system)
     use = np.zeros(len(everything.node), bool)
-    for i, (node, channel, kind, _) in enumerate(zip(*everything, strict=True)):
+    for i, (node, channel, kind) in enumerate(zip(*everything[:3], strict=True)):
         name = system.channels[NODE_KINDS[kind]][channel]
         metric = processor and name == "level" and PROCESSOR.search(system.node_names[node]) is not None
         use[i] = (NODE_KINDS[kind], name) in (("log", "count"), ("dependency", NET_LATENCY)) or metric
-    return Columns(*(a[use] for a in everything))
+    return Columns(*(a[use] for a in everything))._replace(evidence=np.ones(use.sum(), bool))
 
 
 def _terms(prepared: Prepared, place: Columns, runs: np.ndarray) -> Terms:

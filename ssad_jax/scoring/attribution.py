@@ -1,7 +1,8 @@
 """From node errors to suspects: which services deviate, and which of their nodes show it.
 
-A node speaks of the service that `System.service` names. A dependency's error is blamed on the callee in full
-(it answered late or wrongly) and on the caller at half weight (it may have called wrongly).
+A node speaks of the service that `System.service` names. A dependency speaks of its two ends: the callee may have
+answered late or wrongly, and a throttled caller makes all its callees look late. What it shows is divided between them
+by what else speaks of each; with nothing else, most of it is the callee's.
 """
 
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from ssad_jax.prepared import NODE_KINDS, System
 from ssad_jax.scoring.calibration import Calibration, column_errors
 from ssad_jax.scoring.terms import Columns
 
-CALLER_SHARE = 0.5
+CALLEE_PRIOR, CALLER_PRIOR = 1.0, 0.5  # what speaks of an end before anything does, in calibrated errors
 
 
 class Deviation(NamedTuple):
@@ -34,14 +35,25 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     no node of the service exceeds the worst node of its kind in a median normal window.
     """
     blame = np.zeros((len(node_error), len(system.service_names)), np.float32)
-    place = {int(k): i for i, k in enumerate(calibration.kinds)}
-    judged = np.isin(system.kind, calibration.kinds)
-    for node in np.flatnonzero(system.node_mask & system.evidence.any(1) & judged):
-        i = place[int(system.kind[node])]
-        over = np.maximum((node_error[:, node] - calibration.kind_median[i]) / calibration.kind_spread[i], 0.0)
-        for service, share in ((system.service[node], 1.0), (system.caller[node], CALLER_SHARE)):
-            if service >= 0:
-                np.maximum(blame[:, service], share * over, out=blame[:, service])
+    calls = []
+    for node in np.flatnonzero(system.node_mask & system.witness.any(1) & (system.service >= 0)):
+        kind = system.kind[node]
+        over = np.maximum((node_error[:, node] - calibration.node_median[kind]) / calibration.node_spread[kind], 0.0)
+        service, caller = system.service[node], system.caller[node]
+        if caller >= 0:
+            calls.append((caller, service, over))
+        else:
+            np.maximum(blame[:, service], over, out=blame[:, service])
+    speaks = blame.copy()  # of each service, everything together
+    for caller, callee, over in calls:
+        speaks[:, caller] += over
+        speaks[:, callee] += over
+    for caller, callee, over in calls:
+        of_callee = np.square(CALLEE_PRIOR + speaks[:, callee] - over)
+        of_caller = np.square(CALLER_PRIOR + speaks[:, caller] - over)
+        share = of_callee / (of_callee + of_caller)
+        np.maximum(blame[:, callee], share * over, out=blame[:, callee])
+        np.maximum(blame[:, caller], (1 - share) * over, out=blame[:, caller])
     return blame
 
 
@@ -61,10 +73,9 @@ def top_deviations(
     `residual` and `observed` [C]: what the method could not explain, and the window's scaled signals, in the
     order of `place`.
     """
-    error = column_errors(residual - calibration.centre, calibration.scale, place)
-    spread = dict(zip(calibration.kinds.tolist(), calibration.kind_spread, strict=True))
-    middle = dict(zip(calibration.kinds.tolist(), calibration.kind_median, strict=True))
-    rank = np.array([(e - middle[k]) / spread[k] for e, k in zip(error, place.kind.tolist(), strict=True)])
+    residual_now = (residual - calibration.centre)[None]
+    error = column_errors(residual_now, residual_now, calibration.scale, place)[0]
+    rank = (error - calibration.node_median[place.kind]) / calibration.node_spread[place.kind]
     out, seen = [], set()
     for c in np.argsort(-rank, kind="stable"):
         node = int(place.node[c])

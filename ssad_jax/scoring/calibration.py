@@ -42,9 +42,11 @@ class Calibration:
 
     centre: np.ndarray  # [C] f32: mean of each residual column in normal time
     scale: np.ndarray  # [C] f32: normal scale of each residual column
-    kinds: np.ndarray  # [K] int: the node kinds that occur, indices into NODE_KINDS
+    kinds: np.ndarray  # [K] int: the node kinds with evidence, indices into NODE_KINDS
     kind_median: np.ndarray  # [K]
     kind_spread: np.ndarray  # [K]: what the worst window of a normal run usually exceeds the median by
+    node_median: np.ndarray  # [kinds of nodes]: the same as kind_median for errors that tell suspects apart
+    node_spread: np.ndarray  # [kinds of nodes]: and as kind_spread; infinite for kinds that do not occur
     term_median: np.ndarray  # [2]: temporal, prior
     term_spread: np.ndarray  # [2]; infinite where they could not be calibrated
     warm_up: np.ndarray  # scalar int: windows of a run before temporal and prior mean anything
@@ -67,7 +69,7 @@ class Scores(NamedTuple):
     temporal: np.ndarray  # [M]
     prior: np.ndarray  # [M]
     kind: np.ndarray  # [M, K]: each kind's calibrated error
-    node_error: np.ndarray  # [M, N]: each node's error in normal scales; 0 where it has no signal
+    node_error: np.ndarray  # [M, N]: each node's error in normal scales, to tell suspects apart; 0 without signals
 
 
 def fit_calibration(
@@ -104,28 +106,31 @@ def fit_calibration(
     count = len(fit.window) + len(held_out.window)
     scale = _scale(total, count, floor)
     lasting = lasting_residual(held_out.residual - centre, before)
-    node_error = np.zeros((len(held_out.window), num_nodes), np.float32)
+    column_error = np.zeros_like(lasting)
     for r in np.unique(run):
         own = run == r
         left = count - own.sum()
         other = _scale(total - squares[own].sum(0), left, floor) if left else scale
-        node_error[own] = node_errors(held_out.residual[own] - centre, lasting[own], other, place, num_nodes)
+        column_error[own] = column_errors(held_out.residual[own] - centre, lasting[own], other, place)
 
-    kinds = np.unique(place.kind)
-    errors = _kind_errors(node_error, place, kinds)
+    kinds = np.unique(place.kind[place.evidence])
+    errors = _kind_errors(column_error, place, kinds)
+    kind_median, kind_spread = _by_run(errors, run)
+    node_median, node_spread = np.zeros(len(NODE_KINDS)), np.full(len(NODE_KINDS), np.inf)
+    for k in np.unique(place.kind):
+        median, spread = _by_run(column_error[:, place.kind == k].max(1, keepdims=True), run)
+        node_median[k], node_spread[k] = median[0], spread[0]
     raw_terms = _secondary(held_out)[held_out.position >= warm_up]
-    kind_median = np.median(errors, axis=0)
-    worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
-    kind_spread = np.maximum(np.median(worst, axis=0) - kind_median, KIND_SPREAD_FLOOR)
     term_median, term_spread = _centre(raw_terms, 0.0)
     term_spread = np.maximum(term_spread, np.maximum(TERM_SPREAD_FLOOR * np.abs(term_median), 1e-6))
     if len(raw_terms) < MIN_TERM_WINDOWS:
         term_spread = np.full(2, np.inf)
     weights = np.array([score_config.alpha, score_config.beta, score_config.eta], np.float64)
     calibration = Calibration(
-        centre, scale, kinds, kind_median, kind_spread, term_median, term_spread, np.array(warm_up), weights
+        centre, scale, kinds, kind_median, kind_spread, node_median, node_spread, term_median, term_spread,
+        np.array(warm_up), weights,
     )
-    return calibration, _combine(calibration, held_out, node_error, errors)
+    return calibration, _combine(calibration, held_out, node_errors(column_error, place, num_nodes), errors)
 
 
 def apply_calibration(
@@ -133,13 +138,21 @@ def apply_calibration(
 ) -> Scores:
     """Scores of new windows; `before` as in `fit_calibration`."""
     residual = terms.residual - calibration.centre
-    error = node_errors(residual, lasting_residual(residual, before), calibration.scale, place, num_nodes)
-    return _combine(calibration, terms, error, _kind_errors(error, place, calibration.kinds))
+    error = column_errors(residual, lasting_residual(residual, before), calibration.scale, place)
+    node_error = node_errors(error, place, num_nodes)
+    return _combine(calibration, terms, node_error, _kind_errors(error, place, calibration.kinds))
 
 
-def column_errors(residual: np.ndarray, scale: np.ndarray, place: Columns) -> np.ndarray:
-    """[..., C] how far residuals deviate, in normal scales; 0 below the expectation where only a rise deviates."""
-    return np.where(place.rising, np.maximum(residual, 0), np.abs(residual)) / scale
+def column_errors(residual: np.ndarray, lasting: np.ndarray, scale: np.ndarray, place: Columns) -> np.ndarray:
+    """[M, C] how far residuals deviate, of the window or lasting, in normal scales.
+
+    Where only a rise deviates, what lies below the expectation is 0.
+    """
+
+    def deviation(some):
+        return np.where(place.rising, np.maximum(some, 0), np.abs(some))
+
+    return np.maximum(deviation(residual), deviation(lasting)) / scale
 
 
 def lasting_residual(residual: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -150,14 +163,11 @@ def lasting_residual(residual: np.ndarray, before: np.ndarray) -> np.ndarray:
     return np.where((before >= 0)[:, None], (residual + residual[before]) * np.float32(0.5**0.5), np.float32(0))
 
 
-def node_errors(
-    residual: np.ndarray, lasting: np.ndarray, scale: np.ndarray, place: Columns, num_nodes: int
-) -> np.ndarray:
-    """[M, N] f32: the largest error over each node's channels, of the window or lasting; 0 where it has none."""
-    out = np.zeros((len(residual), num_nodes), np.float32)
-    if len(place.node) and len(residual):
+def node_errors(error: np.ndarray, place: Columns, num_nodes: int) -> np.ndarray:
+    """[M, N] f32: the largest of the column errors [M, C] of each node; 0 where it has none."""
+    out = np.zeros((len(error), num_nodes), np.float32)
+    if len(place.node):
         first = np.flatnonzero(np.diff(place.node, prepend=-1))
-        error = np.maximum(column_errors(residual, scale, place), column_errors(lasting, scale, place))
         out[:, place.node[first]] = np.maximum.reduceat(error, first, axis=1)
     return out
 
@@ -175,10 +185,21 @@ def _scale(sum_of_squares, count, floor) -> np.ndarray:
     return np.maximum(np.sqrt(np.maximum(sum_of_squares, 0.0) / count), floor).astype(np.float32)
 
 
-def _kind_errors(node_error: np.ndarray, place: Columns, kinds: np.ndarray) -> np.ndarray:
-    """[M, K]: the largest node error of each kind."""
-    nodes = [np.unique(place.node[place.kind == k]) for k in kinds]
-    return np.stack([node_error[:, n].max(1) for n in nodes], axis=1) if len(kinds) else np.zeros((len(node_error), 0))
+def _kind_errors(error: np.ndarray, place: Columns, kinds: np.ndarray) -> np.ndarray:
+    """[M, K]: the largest of the column errors [M, C] that are evidence, of each kind."""
+    own = [place.evidence & (place.kind == k) for k in kinds]
+    return np.stack([error[:, o].max(1) for o in own], axis=1) if len(kinds) else np.zeros((len(error), 0))
+
+
+def _by_run(errors: np.ndarray, run: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Median of each column of errors [M, K], and what the worst window of three runs in four stays below, less it.
+
+    The windows of a run stand or fall together, and time that is held to be normal is not always: a quantile over
+    windows would be set by the one run that is not.
+    """
+    median = np.median(errors, axis=0)
+    worst = np.stack([errors[run == r].max(0) for r in np.unique(run)])
+    return median, np.maximum(np.quantile(worst, 0.75, axis=0) - median, KIND_SPREAD_FLOOR)
 
 
 def _centre(values: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray]:

@@ -19,6 +19,7 @@ class Columns(NamedTuple):
     node: np.ndarray  # [C] int, node slot
     channel: np.ndarray  # [C] int, signal channel
     kind: np.ndarray  # [C] int, index into NODE_KINDS
+    evidence: np.ndarray  # [C] bool, says that something is wrong; others only where
     rising: np.ndarray  # [C] bool, only what exceeds the expectation deviates
 
 
@@ -41,7 +42,7 @@ class Terms(NamedTuple):
 
 def columns(system: System) -> Columns:
     """The residual columns of a system: the channels of its real nodes that speak of faults."""
-    return _columns(system, system.evidence)
+    return _columns(system, system.witness)
 
 
 def all_columns(system: System) -> Columns:
@@ -51,7 +52,8 @@ def all_columns(system: System) -> Columns:
 
 def _columns(system: System, channels: np.ndarray) -> Columns:
     node, channel = np.nonzero(channels & system.node_mask[:, None])
-    return Columns(node, channel, system.kind[node].astype(int), system.rising[node, channel])
+    marks = (facts[node, channel] for facts in (system.evidence, system.rising))
+    return Columns(node, channel, system.kind[node].astype(int), *marks)
 
 
 def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: int) -> Terms:

@@ -9,6 +9,7 @@ from data_prep.errors import InputError
 from ssad_jax.scoring import conformal
 
 METHODS = ("quantile", "pot", "conformal", "adaptive")
+FEWEST_ABOVE = 2  # calibration windows that share no tick, above a quantile threshold
 MIN_EXCESSES = 10  # fewer cannot carry a tail fit
 LONGEST = 2  # times one more than the windows in a window length: from a longer alarm the adaptive threshold learns not
 
@@ -20,13 +21,25 @@ class Threshold(NamedTuple):
     method: str  # in words, for metrics.json and the report
 
 
-def quantile_threshold(scores: np.ndarray, quantile: float) -> Threshold:
-    """The `quantile` of held-out normal scores."""
+def quantile_threshold(scores: np.ndarray, quantile: float, effective: int | None = None) -> Threshold:
+    """The `quantile` of held-out normal scores, or a lower one where there are too few of them.
+
+    At least `FEWEST_ABOVE` windows that share no tick lie above it, so that it never rests on a single odd stretch of
+    time (what is held to be normal is not always). Little normal time means more false alarms, and `method` says so.
+
+    Args: effective: how many of the windows share no tick with one another; None: all.
+    """
     scores = _finite(scores)
-    method = f"{quantile:g} quantile of {len(scores)} held-out normal windows"
-    if len(scores) * (1 - quantile) < 1:
-        method += " (fewer than 1/(1 - quantile): close to their largest score)"
-    return Threshold(float(np.quantile(scores, quantile)), method)
+    effective = len(scores) if effective is None else min(effective, len(scores))
+    carried = max(1 - FEWEST_ABOVE / effective, 0.5)
+    if quantile <= carried:
+        method = f"{quantile:g} quantile of {len(scores)} held-out normal windows"
+        return Threshold(float(np.quantile(scores, quantile)), method)
+    method = (
+        f"{carried:.3g} quantile of {len(scores)} held-out normal windows (of which {effective} do not overlap: too "
+        f"few for the {quantile:g} quantile)"
+    )
+    return Threshold(float(np.quantile(scores, carried)), method)
 
 
 def pot_threshold(scores: np.ndarray, risk: float, level: float = 0.9) -> Threshold:
@@ -87,7 +100,7 @@ def choose_threshold(scores: np.ndarray, score_config, effective: int | None = N
         InputError: no finite score to fit on, or an unknown name.
     """
     if score_config.threshold == "quantile":
-        return quantile_threshold(scores, score_config.quantile)
+        return quantile_threshold(scores, score_config.quantile, effective)
     if score_config.threshold == "pot":
         return pot_threshold(scores, score_config.pot_risk)
     if score_config.threshold in ("conformal", "adaptive"):

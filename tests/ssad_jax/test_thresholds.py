@@ -16,10 +16,11 @@ from ssad_jax.scoring.thresholds import (
 
 
 def test_quantile_by_hand():
-    threshold = quantile_threshold(np.arange(101.0), 0.99)
+    threshold = quantile_threshold(np.arange(1001.0), 0.99)
     assert threshold.value == pytest.approx(99.0)
     assert "0.99 quantile of 101" in threshold.method and "fewer" not in threshold.method
-    assert "fewer" in quantile_threshold(np.arange(50.0), 0.99).method
+    few = quantile_threshold(np.arange(101.0), 0.99, effective=20)  # two of 20 lie above the 0.9 quantile
+    assert few.value == 90.0 and "too few" in few.method
 
 
 def test_scores_that_are_not_finite_are_left_out():

@@ -18,7 +18,6 @@ import numpy as np
 
 STEP = 0.25  # of the log level: an alert lowers it by STEP * (1 - rate), any other window raises it by STEP * rate
 WIDEST = 4.0  # times the wanted rate: the level rises no higher after a long silence
-UNUSUAL = 0.1  # a run that began with an alert goes on while p-values are up to this
 
 
 class Adaptive(NamedTuple):
@@ -85,16 +84,15 @@ def adaptive(
     is `rate`. The level never falls below 1 / (memory + 1), so that a score above everything remembered always alerts,
     and never rises above WIDEST times the rate.
 
-    A fault lasts, and must neither be learnt nor raise the threshold. An alert begins a run, which goes on while
-    windows stay UNUSUAL: of a run of more than `longest` windows no score is remembered, and the level is put back to
-    where it was when the run began. A run of more than `accept_after` windows is how the system is now: its scores are
-    remembered after all.
+    A fault lasts, and must neither be learnt nor raise the threshold: of a run of more than `longest` alerts no score
+    is remembered, and the level is put back to where it was when the run began. A run of more than `accept_after`
+    alerts is how the system is now: its scores are remembered after all.
 
     Args:
         calibration: [n] finite scores of normal windows, in time order.
         scores: [M] in time order.
-        longest: windows in a run that may still be a false alarm (windows that overlap alert together).
-        accept_after: windows in a run after which they are the new normal.
+        longest: alerts in a row that may still be a false alarm (windows that overlap alert together).
+        accept_after: alerts in a row after which they are the new normal.
         memory: scores that are remembered; 0: as many as there are calibration scores, but at least 2 / rate.
     """
     memory = memory or max(len(calibration), math.ceil(2 / rate))
@@ -110,12 +108,12 @@ def adaptive(
         alert = p <= level * (1 + 1e-9)
         out[:, i] = p, level, alert
         new: list[float] = []
-        if alert or (run and p <= UNUSUAL):
+        if alert:
             if not run:
                 before = level
             run.append(float(score))
             if len(run) <= longest:
-                level *= math.exp(STEP * (rate - alert))
+                level *= math.exp(-STEP * (1 - rate))
             elif len(run) <= accept_after:
                 level = before
             else:

@@ -1,8 +1,9 @@
 """Window aggregates -> scaled signals and closed-form expectations, by statistics fitted on fit windows.
 
-Counts are in Pearson units, (n - mu) / sqrt(mu + 1), latencies are means and maxima of deviations shrunk by
-sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of what runs on it,
-and of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an
+Counts are in Pearson units, (n - mu) / sqrt(mu + 1), those of log lines in stabilised ones, whose noise does not grow
+with the expectation, 2 sqrt(n + 3/8) - 2 sqrt(mu + 3/8) (Anscombe, Biometrika 1948). Latencies are means and maxima of
+deviations shrunk by sqrt(n / (n + 3)). The expectations are ridge regressions on operation counts (of the unit itself, of
+what runs on it, and of the whole system). Of a template's count: a log line that should have appeared and did not is the trace an
 exception leaves. Of a caller's calls. Of a metric's level: processor time that the work done explains is no fault.
 """
 
@@ -154,19 +155,27 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
     dependency = [pearson["calls"], pearson["call_errors"], latency["gap"][1], latency["gap"][0], latency["dur"][0]]
     signal = {
         "service": np.stack(service, -1),
-        "log": pearson["logs"][..., None],
         "metric": np.stack([windows["metric_level"], windows["metric_rise"]], -1),
         "dependency": np.stack(dependency, -1),
         "event": pearson["events"][..., None],
     }
     # A metric without a reading has level zero, which nothing needs to explain.
     level = np.where(windows["metric_seen"], expected["metric_level"], 0)
-    context = {"log": expected["logs"], "dependency": expected["calls"], "metric": level}
+    mu = statistics.mean["logs"] * share
+    stabilised = stabilise(mu)
+    count = np.maximum(expected["logs"] * np.sqrt(mu + 1) + mu, 0)
+    signal["log"] = (stabilise(windows["logs"]) - stabilised)[..., None]
+    context = {"log": stabilise(count) - stabilised, "dependency": expected["calls"], "metric": level}
     context = {kind: values[..., None] for kind, values in context.items()}
     for kind in signal:
         context.setdefault(kind, np.zeros((n, signal[kind].shape[1], 1)))
     clipped = [{k: np.clip(v, -CLIP, CLIP).astype(np.float32) for k, v in part.items()} for part in (signal, context)]
     return clipped[0], clipped[1]
+
+
+def stabilise(count):
+    """Counts to a scale on which Poisson noise has a standard deviation of about 1, whatever the mean."""
+    return 2 * np.sqrt(count + 0.375)
 
 
 def _expectations(vocabulary, statistics, values, total) -> dict[str, np.ndarray]:

@@ -32,6 +32,7 @@ from ssad_jax.prepared import NODE_KINDS
 from ssad_jax.scoring.terms import Columns, Terms
 
 KIND_SPREAD_FLOOR = 0.25  # of q95 - median of a kind's error, in normal scales (a kind that is silent in normal time)
+KIND_FLOOR = {"log": 2.0, "dependency": 2.0}  # times score.scale_floor: counts of lines and of calls are noisy
 TERM_SPREAD_FLOOR = 0.01  # the same for temporal and prior, as a share of the median
 MIN_TERM_WINDOWS = 10  # with history; fewer calibrate nothing, and the secondary terms stay 0
 
@@ -99,7 +100,7 @@ def fit_calibration(
             "the prepared dataset has no calibration windows; raise config.data.calibration_share or prepare more "
             "normal time"
         )
-    floor = score_config.scale_floor
+    floor = score_config.scale_floor * np.array([KIND_FLOOR.get(kind, 1.0) for kind in NODE_KINDS])[place.kind]
     centre = held_out.residual.mean(0, dtype=np.float64).astype(np.float32)
     squares = np.square(held_out.residual - centre, dtype=np.float64)
     total = np.square(fit.residual - centre, dtype=np.float64).sum(0) + squares.sum(0)

@@ -36,6 +36,12 @@ def count(scaled: float, mean: float) -> float:
     return max(0.0, float(round(scaled * np.sqrt(mean + 1) + mean, 2)))
 
 
+def line_count(scaled: float, mean: float) -> float:
+    """A count of log lines from stabilised units, 2 sqrt(n + 3/8) - 2 sqrt(mean + 3/8); never below 0."""
+    root = max(0.0, scaled / 2 + np.sqrt(mean + 0.375))
+    return max(0.0, float(round(root**2 - 0.375, 2)))
+
+
 def latency_ms(scaled: float, calls: int, mean: float, std: float) -> float:
     """Geometric mean latency, ms, from the shrunk mean deviation of `calls` log latencies.
 
@@ -91,7 +97,8 @@ class Units:
         mean = self._fitted.get("mean_counts", {}).get(name)
         if mean is None or number >= len(mean):
             return None
-        return count(observed, mean[number]), count(expected, mean[number]), unit
+        convert = line_count if name == "logs" else count
+        return convert(observed, mean[number]), convert(expected, mean[number]), unit
 
     def _metric(self, number, channel, observed, expected):
         scale = self._fitted.get("metric_scale")

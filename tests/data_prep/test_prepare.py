@@ -115,15 +115,18 @@ def test_the_dataset_hangs_together(one_worker):
     assert len(pl.read_parquet(one_worker.directory / "tables/logs.parquet")) == 4 * LENGTH
 
 
-def test_counts_of_a_window_by_hand(one_worker):
+@pytest.mark.parametrize("name", ["one_worker", "taking_turns"])
+def test_counts_of_a_window_by_hand(request, name):
     """The scaled count of a window, brought back to lines, is the number of lines in the table."""
-    windows, node = one_worker.windows, one_worker.system.node_names.index("gateway: request <num> done")
-    mean = one_worker.manifest["fitted"]["mean_counts"]["logs"][node - list(one_worker.system.kind).index(1)]
-    logs = pl.read_parquet(one_worker.directory / "tables/logs.parquet").filter(pl.col("node") == node)
+    data = request.getfixturevalue(name)
+    windows, node = data.windows, data.system.node_names.index("gateway: request <num> done")
+    mean = data.manifest["fitted"]["mean_counts"]["logs"][node - list(data.system.kind).index(1)]
+    logs = pl.read_parquet(data.directory / "tables/logs.parquet").filter(pl.col("node") == node)
     for w in range(0, windows.num_windows, 7):
         start, end = windows.start_unix_nano[w], windows.end_unix_nano[w]
         lines = logs.filter((pl.col("time_unix_nano") >= start) & (pl.col("time_unix_nano") < end)).height
-        assert windows.nodes[w, node, 16] * np.sqrt(mean + 1) + mean == pytest.approx(lines, abs=1e-3)
+        root = windows.nodes[w, node, 16] / 2 + np.sqrt(mean + 0.375)
+        assert root**2 - 0.375 == pytest.approx(lines, abs=1e-3)
 
 
 def test_parts_share_no_moment_of_time(one_worker):

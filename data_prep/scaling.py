@@ -176,7 +176,7 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
 
 def stabilise(count):
     """Counts to a scale on which Poisson noise has a standard deviation of about 1, whatever the mean."""
-    return 2 * np.sqrt(count + 0.375)
+    return 2 * np.sqrt(np.asarray(count, np.float64) + 0.375)
 
 
 def _expectations(vocabulary, statistics, values, total) -> dict[str, np.ndarray]:

@@ -165,13 +165,15 @@ def _usual_latency(frame: pl.DataFrame) -> pl.DataFrame:
     """Mean and predictive std of each group's log latencies.
 
     What the next call of a group is like is the less certain the fewer have been seen: the variance is drawn towards
-    that of all groups, as if PRIOR_CALLS more calls had it, and the mean's own error is added.
+    that of all groups, as if PRIOR_CALLS more calls had it, and the mean's own error is added. Nothing is usual for a
+    group without a latency (calls whose client spans are missing have no gap).
     """
     usual = _mean_std(frame, floor=0.0)
     n = pl.max_horizontal(pl.col("n"), 1)
     pooled = (pl.col("n") * pl.col("std").pow(2)).sum() / pl.max_horizontal(pl.col("n").sum(), 1)
     variance = (n * pl.col("std").pow(2) + PRIOR_CALLS * pooled) / (n + PRIOR_CALLS) * (1 + 1 / n)
-    return usual.with_columns(std=variance.sqrt().clip(LATENCY_FLOOR))
+    mean = pl.when(pl.col("n") > 0).then("mean")
+    return usual.with_columns(mean=mean, std=variance.sqrt().clip(LATENCY_FLOOR))
 
 
 def _mean_std(frame: pl.DataFrame, floor: float, unit: int = FIXED) -> pl.DataFrame:

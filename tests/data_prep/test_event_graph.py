@@ -150,6 +150,15 @@ def test_channels_that_exist_and_channels_that_are_evidence(vocabulary, nodes):
     assert channels(system.evidence, "db: cpu", "metric") == []  # a single reading is no scale
 
 
+def test_durations_tell_suspects_apart_where_no_client_span_tells_more(vocabulary, nodes):
+    system = event_graph.make_system(nodes, vocabulary, 16, "node")
+    more = np.argwhere(system.witness & ~system.evidence)
+    assert [(NAMES[node], CHANNELS["dependency"][channel]) for node, channel in more] == [
+        ("order -> db", "duration, mean")
+    ]
+    assert not (system.evidence & ~system.witness).any()
+
+
 def test_only_a_rise_of_errors_and_latencies_deviates(vocabulary, nodes):
     system = event_graph.make_system(nodes, vocabulary, 16, "node")
     rising = {
@@ -157,9 +166,10 @@ def test_only_a_rise_of_errors_and_latencies_deviates(vocabulary, nodes):
     }
     assert rising == {
         ("gateway", "errors"), ("gateway", "self time, mean"), ("order", "errors"), ("order", "self time, mean"),
-        ("gateway -> order", "errors"), ("gateway -> order", "net latency, mean"), ("order -> db", "errors"),
+        ("gateway -> order", "errors"), ("gateway -> order", "net latency, mean"),
+        ("gateway -> order", "duration, mean"), ("order -> db", "errors"), ("order -> db", "duration, mean"),
     }  # fmt: skip
-    assert not (system.rising & ~system.signal_mask).any() and system.rising.shape == system.evidence.shape
+    assert not (system.rising & ~system.signal_mask).any()
 
 
 def test_identity_does_not_depend_on_the_order_of_nodes():

@@ -115,15 +115,18 @@ def test_the_dataset_hangs_together(one_worker):
     assert len(pl.read_parquet(one_worker.directory / "tables/logs.parquet")) == 4 * LENGTH
 
 
-def test_counts_of_a_window_by_hand(one_worker):
+@pytest.mark.parametrize("name", ["one_worker", "taking_turns"])
+def test_counts_of_a_window_by_hand(request, name):
     """The scaled count of a window, brought back to lines, is the number of lines in the table."""
-    windows, node = one_worker.windows, one_worker.system.node_names.index("gateway: request <num> done")
-    mean = one_worker.manifest["fitted"]["mean_counts"]["logs"][node - list(one_worker.system.kind).index(1)]
-    logs = pl.read_parquet(one_worker.directory / "tables/logs.parquet").filter(pl.col("node") == node)
+    data = request.getfixturevalue(name)
+    windows, node = data.windows, data.system.node_names.index("gateway: request <num> done")
+    mean = data.manifest["fitted"]["mean_counts"]["logs"][node - list(data.system.kind).index(1)]
+    logs = pl.read_parquet(data.directory / "tables/logs.parquet").filter(pl.col("node") == node)
     for w in range(0, windows.num_windows, 7):
         start, end = windows.start_unix_nano[w], windows.end_unix_nano[w]
         lines = logs.filter((pl.col("time_unix_nano") >= start) & (pl.col("time_unix_nano") < end)).height
-        assert windows.nodes[w, node, 16] * np.sqrt(mean + 1) + mean == pytest.approx(lines, abs=1e-3)
+        root = windows.nodes[w, node, 16] / 2 + np.sqrt(mean + 0.375)
+        assert root**2 - 0.375 == pytest.approx(lines, abs=1e-3)
 
 
 def test_parts_share_no_moment_of_time(one_worker):
@@ -202,45 +205,70 @@ def test_a_dataset_whose_groups_take_turns(taking_turns):
     assert manifest["data_config"]["calibration_folds"] == 2
 
 
-def test_expectations_in_a_group_hang_on_other_groups_alone(uneven, taking_turns, tmp_path):
-    """Log lines of a group are moved within time that equally many windows cover: the mean counts stay the same."""
+def test_expectations_in_a_segment_hang_on_others_alone(uneven, taking_turns, tmp_path):
+    """Log lines of a segment are moved within time that equally many windows cover: the mean counts stay the same."""
     system = taking_turns.system
     node = system.node_names.index("訂單: order <num> saved")
     moved = [dict(row) for row in uneven["logs"]]
     for row in moved:
         second = (row["time_unix_nano"] - T0) / SECOND
-        if 80 <= second < 90 and row["service_name"] == "訂單":  # of the second segment, group 1
+        if 80 <= second < 90 and row["service_name"] == "訂單":  # of the second segment
             row["time_unix_nano"] += 10 * SECOND
     other = prepare_rows(tmp_path, uneven | {"logs": moved}, calibration_folds=2, train_stride=1)
     assert other.manifest["fitted"]["mean_counts"] == taking_turns.manifest["fitted"]["mean_counts"]
     context, signal = ([d.windows.nodes[..., part] for d in (taking_turns, other)]
                        for part in (slice(16), slice(16, None)))  # fmt: skip
-    group = np.array([s["group"] for s in taking_turns.manifest["segments"]])[taking_turns.windows.segment]
-    in_second = taking_turns.windows.segment == 1
-    assert (signal[0][~in_second] == signal[1][~in_second]).all() and (signal[0] != signal[1]).any()
-    assert context[0][group == 1].tobytes() == context[1][group == 1].tobytes()
-    for k in (0, -1):  # -1: test time, whose expectations hang on all of training time
-        assert (context[0][group == k, node, 0] != context[1][group == k, node, 0]).mean() > 0.9
+    segment = taking_turns.windows.segment
+    assert (signal[0][segment != 1] == signal[1][segment != 1]).all() and (signal[0] != signal[1]).any()
+    assert context[0][segment == 1].tobytes() == context[1][segment == 1].tobytes()
+    for other_one in (0, 2, 3, 4, 5, 6, 7):  # the last three are test time: expected from all of training time
+        rows = segment == other_one
+        assert (context[0][rows, node, 0] != context[1][rows, node, 0]).mean() > 0.9
 
 
-def test_statistics_of_a_group_are_fitted_without_it():
+def test_usual_latencies_of_a_segment_are_those_of_others(uneven, taking_turns, tmp_path):
+    """Ten seconds of slow calls move the scaled latencies of all other time, but not of their own segment's rest."""
+    spans = [dict(row) for row in uneven["spans"]]
+    for row in spans:
+        if 80 <= (row["start_time_unix_nano"] - T0) / SECOND < 90:
+            row["end_time_unix_nano"] += (int(row["span_id"]) % 2 + 1) * 50_000_000
+    other = prepare_rows(tmp_path, uneven | {"spans": spans}, calibration_folds=2, train_stride=1)
+    node = taking_turns.system.node_names.index("訂單")
+    channel = 16 + scaling.CHANNELS["service"].index("self time, mean")
+    windows = taking_turns.windows
+    begin, end = ((t - T0) / SECOND for t in (windows.start_unix_nano, windows.end_unix_nano))
+    untouched = (end <= 80) | (begin >= 91)
+    changed = windows.nodes[:, node, channel] != other.windows.nodes[:, node, channel]
+    own = windows.segment == 1
+    assert (own & untouched).sum() > 10 and not changed[own & untouched].any()
+    assert changed[~own].all() and changed[own & ~untouched].any()
+
+
+def test_segments_take_turns_in_being_left_out_of_expectations():
+    group = np.array([0, 1, -1, 0, 1, 0, -1])
+    assert driver._turns(group, 2).tolist() == [0, 1, -1, 2, 3, 4, -1]
+    assert driver._turns(group, 0).tolist() == [-1] * 7  # a share is held out: everything else is fitted on
+    many = driver._turns(np.arange(50) % 5, 5)
+    assert many.max() + 1 == driver.TURNS and (np.bincount(many) >= 2).all()
+
+
+def test_statistics_of_a_turn_are_fitted_without_it():
     v = of_scaling.vocabulary.__wrapped__()
     parts = [scaling.moments(of_scaling.make_windows(50, v, seed), v) for seed in range(4)]
     data = default_config("test").data
-    data.calibration_folds = 2
     found = driver._statistics([*parts, None], np.array([0, 1, 0, -1, -1]), v, data)
     everything = scaling.fit(parts[0] + parts[1] + parts[2] + parts[3], v, data.ridge)
     without = {-1: everything, 0: scaling.fit(parts[1] + parts[3], v, data.ridge, everything.mean),
                1: scaling.fit(parts[0] + parts[2] + parts[3], v, data.ridge, everything.mean)}  # fmt: skip
     assert found.keys() == without.keys()
-    for k, statistics in found.items():
+    for t, statistics in found.items():
         for name in scaling.COUNTS:
             np.testing.assert_array_equal(statistics.mean[name], everything.mean[name])
-        for a, b in zip(statistics.coefficients, without[k].coefficients, strict=True):
+        for a, b in zip(statistics.coefficients, without[t].coefficients, strict=True):
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(found[0].coefficients[0], found[1].coefficients[0])
-    with pytest.raises(InputError, match="group 1 of 2 holds all windows"):
-        driver._statistics([None, parts[0]], np.array([0, 1]), v, data)
+    with pytest.raises(InputError, match="one segment holds all windows that can be fitted on"):
+        driver._statistics([None, parts[0]], np.array([-1, 0]), v, data)
 
 
 def test_groups_that_take_turns_give_the_same_bytes_for_any_number_of_workers(

@@ -72,6 +72,21 @@ def test_pearson_units_by_hand(vocabulary):
     assert single["service"][0, 2, 0] == pytest.approx(1.85 / math.sqrt(1.15))
 
 
+def test_counts_of_lines_and_their_expectation_by_hand(vocabulary):
+    windows = make_windows(4, vocabulary)
+    windows["logs"][:, 0] = [0, 1, 3, 8]  # mean 3
+    statistics = scaling.fit(scaling.moments(windows, vocabulary), vocabulary, 3.0)
+    nothing = dataclasses.replace(statistics, coefficients=[np.zeros_like(c) for c in statistics.coefficients])
+    signal, context = scaling.scale(windows, vocabulary, nothing)
+    roots = 2 * np.sqrt(np.array([0, 1, 3, 8]) + 0.375) - 2 * np.sqrt(3.375)
+    assert signal["log"][:, 0, 0] == pytest.approx(roots, abs=1e-6) and signal["log"][2, 0, 0] == 0
+    assert (context["log"] == 0).all()  # the mean is expected
+    steep = [np.where(np.arange(len(c)) == len(c) - 1, -100.0, 0.0)[:, None] + 0 * c for c in nothing.coefficients]
+    windows["ops"] += 100  # so many operations that fewer than no lines would be expected
+    _, context = scaling.scale(windows, vocabulary, dataclasses.replace(nothing, coefficients=steep))
+    assert context["log"][:, 0, 0] == pytest.approx(2 * np.sqrt(0.375) - 2 * np.sqrt(3.375), abs=1e-6)
+
+
 def test_latencies_are_shrunk_by_the_number_of_calls(vocabulary):
     windows = make_windows(2, vocabulary)
     windows["self_n"][:, 1], windows["self_sum"][:, 1], windows["self_max"][:, 1] = [1, 0], [4, 0], [4, signals.NO_CALL]

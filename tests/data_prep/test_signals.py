@@ -107,10 +107,35 @@ def test_ticks_by_hand():
     assert ticks["events"].tolist() == [[0], [0], [1]]
     # Self times of GET / are 20 and 100 ms.
     logs_of = [math.log(x * MS + FLOOR_NS) for x in (20, 100)]
-    dev = (logs_of[0] - np.mean(logs_of)) / max(np.std(logs_of), 0.25)
+    variances = np.var(logs_of), 0.0  # of the gateway's two calls, of the order's one
+    pooled = (2 * variances[0] + 1 * variances[1]) / 3
+    predictive = (2 * variances[0] + 10 * pooled) / (2 + 10) * (1 + 1 / 2)
+    dev = (logs_of[0] - np.mean(logs_of)) / math.sqrt(predictive)
     assert ticks["self_sum"][:2, 1] == pytest.approx([dev, -dev], abs=1e-3)
     assert ticks["self_max"][:, 1] == pytest.approx([dev, -dev, signals.NO_CALL], abs=1e-3)
     assert ticks["self_n"][:, 1].tolist() == [1, 1, 0]
+
+
+def test_usual_latencies_of_a_part_of_the_time():
+    """What the part has not seen is passed over, also the gap of calls whose client spans it lacks."""
+    call = [span("u", 1, None, "gateway", "GET /", 0, 100, kind="SERVER"),
+            span("u", 2, 1, "gateway", "call", 10, 90, kind="CLIENT"),
+            span("u", 3, 2, "order", "POST /", 30, 80, kind="SERVER")]  # fmt: skip
+    part = [span("v", 1, None, "gateway", "GET /", 1000, 1300, kind="SERVER"),
+            span("v", 3, 1, "order", "GET /", 1100, 1200, kind="SERVER")]  # fmt: skip
+    obs, whole = fit_vocabulary(observe(spans=[*call, *part]))
+    stats = vocabulary.merge([vocabulary.count(fit_vocabulary(observe(spans=part))[0])])
+    less = vocabulary.with_latencies_of(whole, stats)
+    assert less.dependencies == whole.dependencies == [(0, 1)] and less.units == whole.units
+    one, two = (signals.per_tick(obs, v, T0, 2, SECOND) for v in (whole, less))
+    for name in ("ops", "calls", "errors"):
+        np.testing.assert_array_equal(one[name], two[name])
+    assert one["gap_n"].tolist() == [[1], [0]] and two["gap_n"].tolist() == [[0], [0]]
+    assert one["self_n"][:, :2].tolist() == [[1, 1], [1, 1]] and two["self_n"][:, :2].tolist() == [[1, 0], [1, 1]]
+    # The gateway itself takes 20 ms, in the part 200: 2.3 in logarithms at the least spread, widened for a single call.
+    assert two["self_sum"][1, 0] == pytest.approx(0, abs=1e-3) and two["self_sum"][0, 0] == pytest.approx(
+        math.log((20 * MS + FLOOR_NS) / (200 * MS + FLOOR_NS)) / vocabulary.LATENCY_FLOOR, abs=1e-2
+    )
 
 
 def test_metrics_are_carried_forward_never_back_and_not_for_long():

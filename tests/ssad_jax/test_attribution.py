@@ -12,11 +12,14 @@ NAMES = list(SYSTEM.node_names)
 KINDS = np.array([0, 1, 2, 3])
 
 
-def calibration(median=(1.0, 2.0, 1.0, 1.0), spread=(1.0, 2.0, 1.0, 1.0)):
+def calibration():
+    """A kind's usual worst node is 1, of logs 2; suspects are told apart by the node_ fields alone."""
+    count = len(columns(SYSTEM).node)
     return Calibration(
-        scale=np.ones(len(columns(SYSTEM).node), np.float32), kinds=KINDS, kind_median=np.array(median),
-        kind_spread=np.array(spread), term_median=np.zeros(2), term_spread=np.ones(2),
-        warm_up=np.array(0), weights=np.ones(3),
+        centre=np.zeros(count, np.float32), scale=np.ones(count, np.float32), kinds=KINDS,
+        kind_median=np.full(4, np.nan), kind_spread=np.full(4, np.nan),
+        node_median=np.array([1.0, 2.0, 1.0, 1.0, 0.0]), node_spread=np.array([1.0, 2.0, 1.0, 1.0, np.inf]),
+        term_median=np.zeros(2), term_spread=np.ones(2), warm_up=np.array(0), weights=np.ones(3),
     )  # fmt: skip
 
 
@@ -31,10 +34,20 @@ def blame(error):
     return service_blame(SYSTEM, calibration(), error)
 
 
-def test_a_dependency_blames_the_callee_fully_and_the_caller_by_half():
+def test_a_dependency_with_nothing_else_mostly_blames_the_callee():
     out = blame(errors(service_0__service_1=5.0))
-    np.testing.assert_allclose(out, [[2.0, 4.0, 0.0]])  # (5 - 1) / 1 and half of it
+    np.testing.assert_allclose(out, [[0.8, 3.2, 0.0]], rtol=1e-6)  # (5 - 1) / 1, divided as 0.5^2 to 1^2
     assert suspects(SYSTEM, out) == [["service-1", "service-0"]]
+
+
+def test_a_dependency_is_divided_by_what_else_speaks_of_its_ends():
+    out = blame(errors(service_0__service_1=5.0, service_0=3.0))
+    # Of the caller speaks its own 2 as well: (0.5 + 2)^2 to 1^2.
+    np.testing.assert_allclose(out, [[4 * 6.25 / 7.25, 4 / 7.25, 0.0]], rtol=1e-6)
+    # Two calls of one callee speak for one another: (1 + 4)^2 to 0.5^2, and of the middle one (0.5 + 4)^2 to 1^2.
+    out = blame(errors(service_0__service_1=5.0, service_1__service_2=5.0))
+    np.testing.assert_allclose(out, [[4 * 0.25 / 25.25, 4 * 25 / 25.25, 4 / 21.25]], rtol=1e-6)
+    assert suspects(SYSTEM, out) == [["service-1", "service-2", "service-0"]]
 
 
 def test_kinds_compare_on_their_calibrated_scales_and_the_worst_node_counts():

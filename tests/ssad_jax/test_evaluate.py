@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from data_prep.errors import InputError
-from ssad_jax import checkpoint, evaluate, knowledge, methods, prepared
+from ssad_jax import checkpoint, evaluate, knowledge, methods, prepared, train
 from ssad_jax.config import default_config
 from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
 from ssad_jax.prepared import CONTEXT_DIM
@@ -180,16 +180,16 @@ def test_batches_of_runs_do_not_change_scores(toy_run, tmp_path):
 
 
 def test_from_a_checkpoint_on_disk(tmp_path):
-    data = make_prepared(segments=8, sequence_length=12)  # as long as the runs: scoring is compiled once
+    data = make_prepared(segments=8, sequence_length=12, folds=2)
     with prepared.Writer(tmp_path / "data") as writer:
         writer.finish(data, {})
     config = small_config()
-    config.data.prepared_dir = str(tmp_path / "data")
+    config.data.prepared_dir, config.data.calibration_folds = str(tmp_path / "data"), 2
     data = prepared.load(tmp_path / "data")
     rules = knowledge.load("", data.system.service_names, data.system.service_position, config.model.num_prototypes)
     method = methods.get(config.method).create(config, data.system, rules)
     context = checkpoint.Context(config, data.system, data.manifest, {"names": list(rules.names), "keys": rules.keys})
-    params = jax.tree.map(lambda p: p[None], jax.jit(method.init)(jax.random.key(0)))
+    params = train.init_params(method.init, train.streams(0, 2))
     with checkpoint.Writer(tmp_path / "work" / "checkpoints", 1, context) as writer:
         writer.save(3, 1, {"params": params, "step": np.int32(3)})
     results = evaluate.evaluate(tmp_path / "work")

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from data_prep.vocabulary import FLOOR_NS
-from ssad_jax.scoring.raw import SCALED, Tables, Units, count, latency_ms
+from ssad_jax.scoring.raw import SCALED, Tables, Units, count, latency_ms, line_count
 from tests.synthetic import make_prepared
 
 FITTED = {
@@ -45,8 +45,18 @@ def test_counts_by_hand():
     assert count(-9.0, 3.0) == 0.0 and not np.signbit(count(-1e-9, 0.0))
 
 
+def test_line_counts_by_hand():
+    assert line_count(0.0, 3.0) == 3.0
+    assert line_count(2 * np.sqrt(7.375) - 2 * np.sqrt(3.375), 3.0) == 7.0
+    assert line_count(2 * np.sqrt(0.375) - 2 * np.sqrt(3.375), 3.0) == 0.0 == line_count(-9.0, 3.0)
+
+
 def test_log_counts(data):
-    assert convert(data, "service-0/template 1", "count", 1.0, -1.0) == (11.0, 5.0, "lines in the window")
+    # A mean of 8 lines has the root sqrt(8.375); half a unit on it is half of a root of a count.
+    roots = [np.sqrt(8.375) + half for half in (0.5, -0.5)]
+    lines = tuple(round(r**2 - 0.375, 2) for r in roots)
+    assert convert(data, "service-0/template 1", "count", 1.0, -1.0) == (*lines, "lines in the window")
+    assert lines == (11.14, 5.36)
 
 
 def test_calls(data):

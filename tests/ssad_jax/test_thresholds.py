@@ -17,8 +17,8 @@ from ssad_jax.scoring.thresholds import (
 
 def test_quantile_by_hand():
     threshold = quantile_threshold(np.arange(1001.0), 0.99)
-    assert threshold.value == pytest.approx(99.0)
-    assert "0.99 quantile of 101" in threshold.method and "fewer" not in threshold.method
+    assert threshold.value == pytest.approx(990.0)
+    assert threshold.method == "0.99 quantile of 1001 held-out normal windows"
     few = quantile_threshold(np.arange(101.0), 0.99, effective=20)  # two of 20 lie above the 0.9 quantile
     assert few.value == 90.0 and "too few" in few.method
 
@@ -82,8 +82,9 @@ def decided(threshold, windows="all", layout=None, held_out=None, test=None):
 
 def test_decisions_by_hand():
     layout = overlap(np.arange(100) * 5, 20, 5)
-    quantile = decided("quantile", layout=layout)
-    assert quantile.alert.tolist() == [False, False, False, True]
+    assert decided("quantile").alert.tolist() == [False, False, False, True]  # two of 100 lie above 97.02
+    quantile = decided("quantile", layout=layout)  # of 25 that share no tick above the 0.92 quantile: 91.08
+    assert quantile.threshold.value == pytest.approx(91.08) and quantile.alert.tolist() == [False, True, True, True]
     np.testing.assert_allclose(quantile.p_value, np.array([91, 7, 6, 1]) / 101)
     conformal = decided("conformal", layout=layout)
     assert conformal.threshold.value == 95.0 and conformal.alert.tolist() == [False, False, False, True]

@@ -119,6 +119,19 @@ def test_a_network_is_what_it_would_be_alone_on_the_examples_outside_its_group(t
     assert not np.array_equal(together["w"][0, 0], together["w"][0, 1])
 
 
+def test_every_network_draws_from_a_stream_of_its_own(turns):
+    """These four visit the same examples in the same order, or those of another seed."""
+    streams = [[0, 7], [0, 8], [1, 7], [0, 7]]
+    state, optimizer = start(streams)
+    same(jax.device_get(train.init_params(toy.init, np.asarray(streams, np.uint32))), state["params"])
+    dataset, order = dataset_and_order(turns, [[0, 7]] * 4)
+    assert (order == order[0]).all()
+    equal = jax.tree.map(lambda p: np.stack([p[3]] * 4), state["params"])
+    after, _ = epoch_on_one_device(toy.METHOD.loss, optimizer, state | {"params": equal}, dataset, order)
+    for params in (state["params"]["w"], after["params"]["w"]):  # begun, and trained from equal beginnings
+        assert [np.array_equal(params[0], params[k]) for k in range(4)] == [True, False, False, True]
+
+
 def test_networks_that_advance_together_are_those_that_advance_in_turn(turns):
     streams = train.streams(0, 3)
     state, optimizer = start(streams)

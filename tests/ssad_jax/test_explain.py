@@ -78,7 +78,7 @@ def told(tmp_path_factory):
     rules.write_text(RULES)
     config = default_config("test")
     config.knowledge.path = str(rules)
-    config.score.threshold = "conformal"  # at a lower threshold a false alarm between the two faults would join them
+    config.alerts.cool_down_seconds = 0.0  # the two faults lie close together
     return data, *records_of(data, config)
 
 

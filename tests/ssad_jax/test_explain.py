@@ -73,7 +73,7 @@ def records_of(data, config=None):
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
-    data = with_tables(make_prepared(segments=16), tmp_path_factory.mktemp("data"))
+    data = with_tables(make_prepared(segments=32, seed=1), tmp_path_factory.mktemp("data"))
     rules = tmp_path_factory.mktemp("rules") / "rules.yaml"
     rules.write_text(RULES)
     config = default_config("test")
@@ -93,7 +93,7 @@ def true_ones(records):
 def test_each_fault_is_one_alarm_with_its_culprit(told):
     data, records, test, detector = told
     faulty = true_ones(records)
-    assert len(faulty) == data.faults.filter(pl.col("start_time_unix_nano") >= test.start_unix_nano.min()).height == 2
+    assert len(faulty) == data.faults.filter(pl.col("start_time_unix_nano") >= test.start_unix_nano.min()).height == 4
     assert [r["alert"] for r in records] == list(range(1, len(records) + 1))
     for record in faulty:
         assert record["truth"] == "known fault: planted at service-2"

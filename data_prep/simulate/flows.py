@@ -113,6 +113,13 @@ def host_select(engine, context, instance, server, excluded, **_):
     return host
 
 
+def release(record: Server, host) -> None:
+    """Drops the claim, once: a server can be deleted while it is still being built."""
+    if record.claimed:
+        host.claimed -= 1
+        record.claimed = False
+
+
 def build_run(engine, context, instance, server, **_):
     """Claim, network, image, spawn; a failure is rescheduled once by the conductor."""
     record, host, node = engine.servers[server], instance.host, instance.host.name
@@ -140,15 +147,13 @@ def build_run(engine, context, instance, server, **_):
         yield from engine.http(context, "port.list", server=server)
         yield from engine.work(instance, engine.lognormal(28.6, 0.12), 0.10)  # define, plug, boot, wait for the port
     except CallFailed as failure:
-        host.claimed -= 1
-        record.claimed = False
+        release(record, host)
         log("ERROR", MANAGER, f"Instance failed to spawn: {failure.etype}: {failure.text}")
         yield from engine.work(instance, 0.6, 0.5)
         engine.env.process(reschedule(engine, context, server, node, failure))
         return
     except BaseException:  # killed with its process: the claim is dropped when it starts again
-        host.claimed -= 1
-        record.claimed = False
+        release(record, host)
         engine.orphans.append(server)
         raise
     record.resident = 380.0 + 260.0 * engine.times.random()
@@ -260,9 +265,7 @@ def terminate(engine, context, instance, server):
     log("INFO", DRIVER, f"Deletion of /var/lib/nova/instances/{server}_del complete")
     yield from engine.work(instance, engine.lognormal(0.4, 0.15), 0.3)
     log("INFO", MANAGER, f"Took {engine.env.now - started:.2f} seconds to destroy the instance on the hypervisor.")
-    if record.claimed:
-        host.claimed -= 1
-        record.claimed = False
+    release(record, host)
     for attempt in range(4):
         clock = engine.env.now
         try:

@@ -13,7 +13,9 @@ from data_prep.errors import InputError
 from data_prep.simulate import KINDS, simulate
 from data_prep.simulate.cluster import HOSTS, PROGRAMS
 from data_prep.simulate.faults import QUIET, TARGETS, Fault, schedule
+from data_prep.simulate.flows import Server, release
 from data_prep.simulate.run import run
+from data_prep.simulate.state import Host
 from data_prep.simulate.writers import LOG_COLUMNS, METRIC_COLUMNS
 
 HOURS, SEED, PER_HOUR = 0.7, 3, 9.0
@@ -276,3 +278,11 @@ def test_restarted_compute_gives_up_builds_in_flight_and_finishes_deletions():
     assert all(fault.start < row.finished <= fault.end for row in failed)
     assert not engine.orphans and not engine.undeleted
     assert any("Starting compute node" in line.payload for line in engine.logs)
+
+
+def test_a_claim_is_dropped_once():
+    host, server = Host("wally117", 60), Server("id", claimed=True)
+    host.claimed = 1
+    release(server, host)
+    release(server, host)  # its build fails after it was deleted
+    assert host.claimed == 0 and not server.claimed

@@ -22,11 +22,11 @@ from absl import logging
 from data_prep import (
     event_graph,
     injection,
+    map_shards,
     observations,
     padding,
     scaling,
     settings,
-    signals,
     sources,
     split,
     templates,
@@ -37,11 +37,9 @@ from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from data_prep.observations import TIME
 from data_prep.simulate import simulate
 from data_prep.tables import Tables
-from ssad_jax.prepared import SIGNAL_DIM, Prepared, Windows, Writer
+from ssad_jax.prepared import Prepared, Windows, Writer
 
 NS = split.NS
-EVERYTHING = -1  # the turn of segments that are not calibrated on
-TURNS = 20
 
 
 def prepare(config) -> None:
@@ -99,18 +97,18 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         obs["logs"] = logs.with_columns(template=fitted_templates.assign(logs["masked"])).drop("masked")
     with clock("fit"):
         shards = _write_observations(obs, path / "observations")
-        counts = list(executor.map(_count_shard, itertools.repeat(shards), fit_time))
+        counts = list(executor.map(map_shards.count_shard, itertools.repeat(shards), fit_time))
         v = vocabulary.build(vocabulary.merge(counts), obs["units"], frames.get("topology"), data)
-        turn = _turns(segments.group, data.calibration_folds)
+        turn = map_shards.turns(segments.group, data.calibration_folds)
         counted = turn[[segment for segment, _, _ in fit_time]]
         usual = {
-            t: vocabulary.with_latencies_of(v, vocabulary.merge(_others(counts, counted, t)))
+            t: vocabulary.with_latencies_of(v, vocabulary.merge(map_shards.others(counts, counted, t)))
             for t in range(turn.max() + 1)
         }
-        jobs = _segment_jobs(segments, windows, tick_ns, data.window_length)
+        jobs = map_shards.segment_jobs(segments, windows, tick_ns, data.window_length)
         usual = [usual.get(t, v) for t in turn.tolist()]
-        parts = list(executor.map(_tick_shard, itertools.repeat(shards), usual, jobs))
-        statistics = _statistics([m for m, _, _ in parts], turn, v, data)
+        parts = list(executor.map(map_shards.tick_shard, itertools.repeat(shards), usual, jobs))
+        statistics = map_shards.fit_statistics([m for m, _, _ in parts], turn, v, data)
         nodes = event_graph.make_nodes(v, fitted_templates.texts)
         together = sum(part[1] for part in parts if part[1] is not None)
         num_ticks = sum(part[2] for part in parts)
@@ -119,11 +117,11 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
     with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
         system = event_graph.make_system(nodes, v, budget, data.mask_units)
-        transform = _Transform(v, statistics, edges, budget, data.window_length, str(shards))
+        transform = map_shards.Transform(v, statistics, edges, budget, data.window_length, str(shards))
         active = np.concatenate(list(executor.map(transform, jobs, turn.tolist())))
         edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
         padded = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
-        attributes, ticks = _gather(shards, jobs, path)
+        attributes, ticks = map_shards.gather(shards, jobs, path)
     with clock("write"):
         _write_tables(obs, v, nodes, path / "tables")
         for file in shards.iterdir():
@@ -166,7 +164,7 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         },
         "templates": fitted_templates.texts,
         "operations": dict(zip(v.units, v.operations, strict=True)),
-        "fitted": _fitted(v, statistics[EVERYTHING]),
+        "fitted": _fitted(v, statistics[map_shards.EVERYTHING]),
         "versions": {name: version(name) for name in ("numpy", "polars", "drain3-improved")},
     }  # fmt: skip
     return Prepared(
@@ -216,156 +214,6 @@ class _Serial(Executor):
         return map(fn, *iterables)
 
 
-# --- maps over shards of time -----------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _SegmentJob:
-    """One segment: its ticks, its windows, and which of them are fitted on."""
-
-    number: int
-    start: int
-    num_ticks: int
-    tick_ns: int
-    offsets: np.ndarray  # of all its windows
-    fit_offsets: np.ndarray
-    length: int
-
-
-def _segment_jobs(segments, windows, tick_ns, length) -> list[_SegmentJob]:
-    jobs = []
-    for g in range(len(segments)):
-        rows = slice(*np.searchsorted(windows.segment, [g, g + 1]))
-        offsets = windows.offset[rows]
-        fit = offsets[windows.part[rows] == split.FIT]
-        ticks = int((segments.end[g] - segments.start[g]) // tick_ns)
-        jobs.append(_SegmentJob(g, int(segments.start[g]), ticks, tick_ns, offsets, fit, length))
-    return jobs
-
-
-def _read_shard(shards: Path, start: int, end: int) -> dict[str, pl.DataFrame]:
-    """Observations of [start, end); metrics begin earlier, for readings that are carried forward."""
-    out = {}
-    for name in ("spans", "calls", "logs", "metrics", "events"):
-        first = start - int(signals.METRIC_MAX_AGE_SECONDS * NS) if name == "metrics" else start
-        frame = pl.scan_parquet(shards / f"{name}.parquet")
-        out[name] = frame.filter((pl.col(TIME) >= first) & (pl.col(TIME) < end)).collect()
-    return out
-
-
-def _count_shard(shards: Path, interval):
-    _, start, end = interval
-    obs = _read_shard(shards, start, end)
-    return vocabulary.count(vocabulary.within(obs, start, end))
-
-
-def _tick_shard(shards: Path, v: vocabulary.Vocabulary, job: _SegmentJob):
-    """Writes the raw ticks of a segment; returns moments and coincidences over its fit time, and that time's ticks."""
-    obs = _read_shard(shards, job.start, job.start + job.num_ticks * job.tick_ns)
-    ticks = signals.per_tick(obs, v, job.start, job.num_ticks, job.tick_ns)
-    np.savez(shards / f"ticks-{job.number}.npz", **ticks)
-    if not len(job.fit_offsets):
-        return None, None, 0
-    fit_ticks = np.zeros(job.num_ticks, bool)
-    for offset in job.fit_offsets:
-        fit_ticks[offset : offset + job.length] = True
-    together, count = event_graph.coincidences(ticks["logs"][fit_ticks])
-    return scaling.moments(signals.aggregate(ticks, job.length, job.fit_offsets), v), together, count
-
-
-def _turns(group: np.ndarray, folds: int) -> np.ndarray:
-    """[segments] which of at most TURNS turns a segment takes to be left out of usual latencies and expectations.
-
-    Where groups take turns in calibrating (`folds` of them), a window's own expectations come from other segments, as
-    those of a test window do. These are cheap to fit, unlike networks: more turns than groups leave less out at a time.
-    -1: fitted on as a whole, or not at all.
-    """
-    turn = np.full(len(group), EVERYTHING)
-    own = np.flatnonzero(group >= 0) if folds else []
-    turn[own] = np.arange(len(own)) % TURNS
-    return turn
-
-
-def _statistics(moments, turn: np.ndarray, v: vocabulary.Vocabulary, data) -> dict[int, scaling.Statistics]:
-    """Fitted on the moments of all segments (EVERYTHING), and on those without each turn's segments."""
-    fitted = [m is not None for m in moments]
-    moments, own = [m for m in moments if m is not None], turn[fitted]
-
-    def fit(some, mean=None):
-        return scaling.fit(sum(some[1:], some[0]), v, data.ridge, mean)
-
-    everything = fit(moments)
-    return {EVERYTHING: everything} | {
-        t: fit(_others(moments, own, t), everything.mean) for t in range(turn.max() + 1)
-    }
-
-
-def _others(parts: list, turn: np.ndarray, left_out: int) -> list:
-    """The parts (one for each of `turn`) of other turns.
-
-    Raises:
-        InputError: there are none.
-    """
-    others = [part for part, t in zip(parts, turn.tolist(), strict=True) if t != left_out]
-    if not others:
-        raise InputError(
-            "one segment holds all windows that can be fitted on; bring more normal time, shorten data.segment_seconds "
-            "or set data.calibration_folds=0"
-        )
-    return others
-
-
-@dataclasses.dataclass(frozen=True)
-class _Transform:
-    """Raw ticks of a segment -> its windows' attributes and its scaled ticks (both written), and its active edges."""
-
-    v: vocabulary.Vocabulary
-    statistics: dict[int, scaling.Statistics]  # by turn
-    edges: event_graph.Edges
-    budget: int
-    length: int
-    shards: str
-
-    def __call__(self, job: _SegmentJob, turn: int) -> np.ndarray:
-        shards, statistics = Path(self.shards), self.statistics[turn]
-        with np.load(shards / f"ticks-{job.number}.npz") as file:
-            ticks = dict(file)
-        windows = signals.aggregate(ticks, self.length, job.offsets)
-        signal, context = scaling.scale(windows, self.v, statistics)
-        np.save(shards / f"nodes-{job.number}.npy", event_graph.node_attributes(signal, context, self.budget))
-        single = signals.aggregate(ticks, 1, np.arange(job.num_ticks))
-        signal, context = scaling.scale(single, self.v, statistics, share=1 / self.length)
-        scaled = event_graph.node_attributes(signal, context, self.budget)[..., -SIGNAL_DIM:].astype(np.float16)
-        np.save(shards / f"scaled-{job.number}.npy", scaled)
-        return event_graph.active_edges(self.edges, windows)
-
-
-def _gather(shards: Path, jobs, path: Path):
-    """The segments' arrays as one: windows' attributes (memory-mapped) and, in `ticks/`, the scaled ticks."""
-    ticks_dir = path / "ticks"
-    ticks_dir.mkdir()
-    sizes = [(len(job.offsets), job.num_ticks) for job in jobs]
-    out = []
-    for name, total, target in (
-        ("nodes", sum(a for a, _ in sizes), shards / "nodes.npy"),
-        ("scaled", sum(b for _, b in sizes), ticks_dir / "signals.npy"),
-    ):
-        first = np.load(shards / f"{name}-{jobs[0].number}.npy", mmap_mode="r")
-        whole = np.lib.format.open_memmap(target, mode="w+", dtype=first.dtype, shape=(total, *first.shape[1:]))
-        row = 0
-        for job in jobs:
-            part = np.load(shards / f"{name}-{job.number}.npy", mmap_mode="r")
-            whole[row : row + len(part)] = part
-            row += len(part)
-        whole.flush()
-        out.append(whole)
-    np.save(ticks_dir / "segment.npy", np.repeat([job.number for job in jobs], [b for _, b in sizes]).astype(np.int32))
-    starts = [job.start + np.arange(job.num_ticks, dtype=np.int64) * job.tick_ns for job in jobs]
-    np.save(ticks_dir / "start_unix_nano.npy", np.concatenate(starts))
-    return out[0], len(out[1])
-
-
-# --- small conversions ------------------------------------------------------------------------------------------
 
 
 def faults_of(frame: pl.DataFrame | None) -> pl.DataFrame:

@@ -28,7 +28,17 @@ def score_linear(prepared: Prepared, score_config, processor: bool = False) -> S
     Raises:
         InputError: there are no calibration windows.
     """
-    place = _columns(prepared, processor)
+    return score_expectations(prepared, _columns(prepared, processor), score_config)
+
+
+def score_expectations(prepared: Prepared, place: Columns, score_config) -> Scored:
+    """Score a dataset by what closed-form expectations leave of the columns `place`, calibrated like residuals.
+
+    The temporal and the prior term are 0.
+
+    Raises:
+        InputError: there are no calibration windows.
+    """
     held_out, test = (_terms(prepared, place, runs) for runs in (prepared.calibration_runs, prepared.test_runs))
     none = _terms(prepared, place, prepared.test_runs[:0])
     return calibrate(prepared, place, none, held_out, test, score_config)
@@ -47,9 +57,10 @@ def _columns(prepared: Prepared, processor: bool) -> Columns:
 
 def _terms(prepared: Prepared, place: Columns, runs: np.ndarray) -> Terms:
     ids = runs[runs >= 0]
-    nodes = prepared.windows.nodes[ids]
-    expected = np.asarray(nodes)[:, place.node, place.channel]
-    residual = observed_signals(nodes, place, CONTEXT_DIM) - expected
+    # A block at a time: the windows lie on disk.
+    blocks = (np.asarray(prepared.windows.nodes[ids[i : i + 256]]) for i in range(0, len(ids), 256))
+    residuals = [observed_signals(b, place, CONTEXT_DIM) - b[:, place.node, place.channel] for b in blocks]
+    residual = np.concatenate(residuals) if residuals else np.zeros((0, len(place.node)), np.float32)
     nothing = np.zeros(len(ids), np.float32)
     position = np.broadcast_to(np.arange(runs.shape[1]), runs.shape)[runs >= 0]
     return Terms(ids, position, residual, nothing, nothing, nothing, np.zeros(len(ids), int))

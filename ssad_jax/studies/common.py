@@ -7,11 +7,11 @@ import numpy as np
 from scipy.stats import beta
 
 from ssad_jax import methods, parallel, train
-from ssad_jax.prepared import CONTEXT_DIM, Prepared
+from ssad_jax.floors.linear import score_expectations
+from ssad_jax.prepared import Prepared
 from ssad_jax.scoring import output
-from ssad_jax.scoring.attribution import observed_signals
-from ssad_jax.scoring.detectors import Scored, calibrate, score_dataset
-from ssad_jax.scoring.terms import Terms, columns, scorer
+from ssad_jax.scoring.detectors import Scored, score_dataset
+from ssad_jax.scoring.terms import columns, scorer
 
 
 def closed_form(prepared: Prepared, score_config) -> Scored:
@@ -19,23 +19,7 @@ def closed_form(prepared: Prepared, score_config) -> Scored:
 
     Calibrated as a method's residuals are; the temporal and the prior term are 0.
     """
-    place = columns(prepared.system)
-
-    def terms(runs):
-        ids = np.sort(runs[runs >= 0])
-        # A block at a time: the windows lie on disk.
-        blocks = [np.asarray(prepared.windows.nodes[ids[i : i + 256]]) for i in range(0, len(ids), 256)]
-        residual = np.concatenate(
-            [observed_signals(b, place, CONTEXT_DIM) - b[:, place.node, place.channel] for b in blocks]
-            or [np.zeros((0, len(place.node)), np.float32)]
-        )
-        nothing = np.zeros(len(ids), np.float32)
-        return Terms(ids, np.zeros(len(ids), int), residual, nothing, nothing, nothing, np.zeros(len(ids), int))
-
-    held_out, test, none = (
-        terms(runs) for runs in (prepared.calibration_runs, prepared.test_runs, prepared.test_runs[:0])
-    )
-    return calibrate(prepared, place, none, held_out, test, score_config)
+    return score_expectations(prepared, columns(prepared.system), score_config)
 
 
 def trained(prepared: Prepared, config, workdir: Path) -> Scored:

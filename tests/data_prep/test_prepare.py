@@ -10,8 +10,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data_prep import map_shards, scaling, settings, tables
 from data_prep import prepare as driver
-from data_prep import scaling, settings, tables
 from data_prep.errors import InputError
 from data_prep.prepare import prepare
 from ssad_jax import prepared
@@ -246,17 +246,17 @@ def test_usual_latencies_of_a_segment_are_those_of_others(uneven, taking_turns, 
 
 def test_segments_take_turns_in_being_left_out_of_expectations():
     group = np.array([0, 1, -1, 0, 1, 0, -1])
-    assert driver._turns(group, 2).tolist() == [0, 1, -1, 2, 3, 4, -1]
-    assert driver._turns(group, 0).tolist() == [-1] * 7  # a share is held out: everything else is fitted on
-    many = driver._turns(np.arange(50) % 5, 5)
-    assert many.max() + 1 == driver.TURNS and (np.bincount(many) >= 2).all()
+    assert map_shards.turns(group, 2).tolist() == [0, 1, -1, 2, 3, 4, -1]
+    assert map_shards.turns(group, 0).tolist() == [-1] * 7  # a share is held out: everything else is fitted on
+    many = map_shards.turns(np.arange(50) % 5, 5)
+    assert many.max() + 1 == map_shards.TURNS and (np.bincount(many) >= 2).all()
 
 
 def test_statistics_of_a_turn_are_fitted_without_it():
     v = of_scaling.vocabulary.__wrapped__()
     parts = [scaling.moments(of_scaling.make_windows(50, v, seed), v) for seed in range(4)]
     data = default_config("test").data
-    found = driver._statistics([*parts, None], np.array([0, 1, 0, -1, -1]), v, data)
+    found = map_shards.fit_statistics([*parts, None], np.array([0, 1, 0, -1, -1]), v, data)
     everything = scaling.fit(parts[0] + parts[1] + parts[2] + parts[3], v, data.ridge)
     without = {-1: everything, 0: scaling.fit(parts[1] + parts[3], v, data.ridge, everything.mean),
                1: scaling.fit(parts[0] + parts[2] + parts[3], v, data.ridge, everything.mean)}  # fmt: skip
@@ -268,7 +268,7 @@ def test_statistics_of_a_turn_are_fitted_without_it():
             np.testing.assert_array_equal(a, b)
     assert not np.array_equal(found[0].coefficients[0], found[1].coefficients[0])
     with pytest.raises(InputError, match="one segment holds all windows that can be fitted on"):
-        driver._statistics([None, parts[0]], np.array([-1, 0]), v, data)
+        map_shards.fit_statistics([None, parts[0]], np.array([-1, 0]), v, data)
 
 
 def test_groups_that_take_turns_give_the_same_bytes_for_any_number_of_workers(

@@ -112,7 +112,7 @@ def _manifest(parts) -> dict:
     """What the evaluation log asks of a dataset, for all splits of a protocol."""
     hashes = [part.prepared.manifest["dataset_hash"] for part in parts]
     joined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return {"dataset_hash": joined, "simulated": parts[0].prepared.manifest.get("simulated")}
+    return {"dataset_hash": joined} | {key: parts[0].prepared.manifest.get(key) for key in ("simulated", "injected")}
 
 
 @contextlib.contextmanager

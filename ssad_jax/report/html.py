@@ -76,7 +76,7 @@ def render(results, prepared, scored, test, chosen, floors, records, pairs, tabl
     }  # fmt: skip
     return environment.get_template("report.html.j2").render(
         title=plain(prepared.manifest.get("source", "telemetry"), 80),
-        simulated=bool(prepared.manifest.get("simulated")),
+        made_up=made_up(prepared.manifest),
         span=_span(test),
         results=results,
         headline=_headline(results, test, chosen, records),
@@ -187,13 +187,20 @@ def _highest(chosen: Detector) -> float | None:
     return float(finite.max()) if len(finite) else None
 
 
+def made_up(manifest: dict) -> str:
+    """What of a dataset is simulated, in words; '' where nothing is."""
+    if manifest.get("simulated"):
+        return "simulated data"
+    return "simulated faults in recorded telemetry" if manifest.get("injected") else ""
+
+
 def dataset_facts(prepared: Prepared) -> list[tuple[str, str]]:
     """What the data is, in words."""
     windows, system, manifest = prepared.windows, prepared.system, prepared.manifest
     parts = {name: int((windows.part == p).sum()) for p, name in enumerate(("fit", "calibration", "test"))}
     facts = [
         ("source", plain(manifest.get("source", "unknown"))),
-        ("simulated", "yes" if manifest.get("simulated") else "no"),
+        ("simulated", made_up(manifest) or "no"),
         ("services", str(len(system.service_names))),
         ("nodes", f"{int(system.node_mask.sum())} (budget {len(system.kind)})"),
         ("window", f"{manifest.get('window_length')} ticks of {manifest.get('tick_seconds')} s"),

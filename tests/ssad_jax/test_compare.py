@@ -234,6 +234,19 @@ def test_evaluations_of_real_windows_are_logged_once(folder, tmp_path, toy):
     assert len({line["dataset"] for line in lines}) == 2 and len({line["config"] for line in lines}) == 1
 
 
+def test_injected_faults_are_no_look_at_real_windows(folder, tmp_path, toy, monkeypatch):
+    def injected(config, name):
+        part = find_split(config, name)
+        manifest = part.prepared.manifest | {"injected": {"seed": 0}}
+        return dataclasses.replace(part, prepared=dataclasses.replace(part.prepared, manifest=manifest))
+
+    find_split = splits.find_split
+    monkeypatch.setattr(splits, "find_split", injected)
+    log = tmp_path / "log.jsonl"
+    run(folder, tmp_path / "run", "knn", protocol="chronological", evaluation_log=str(log))
+    assert not log.exists()
+
+
 def test_what_cannot_be_compared_is_named(folder, tmp_path, monkeypatch):
     config = make_config(folder)
     with pytest.raises(InputError, match="did you mean 'pyod_lof'"):

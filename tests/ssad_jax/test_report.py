@@ -183,6 +183,20 @@ def test_without_labels_the_alarms_are_all_there(tmp_path):
     assert "none is known to be normal" in page.text
 
 
+@pytest.mark.parametrize(
+    ("facts", "words"),
+    [
+        ({"simulated": {"hours": 1}, "injected": None}, "simulated data"),
+        ({"simulated": None, "injected": {"seed": 0}}, "simulated faults in recorded telemetry"),
+    ],
+)
+def test_what_is_simulated_is_said(usual, facts, words):
+    data = usual.arguments[1]
+    data = dataclasses.replace(data, manifest=data.manifest | facts)
+    page = check(usual.again(prepared=data))
+    assert page.text.count(words) == 2  # under the title, and among the facts of the data
+
+
 def test_without_test_windows(tmp_path):
     data = dataclasses.replace(make_prepared(segments=8), test_runs=np.zeros((0, 0), np.int32))
     page = check(evaluated(data, tmp_path).page)

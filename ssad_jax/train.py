@@ -183,11 +183,12 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
                 state, record = run_epoch(state, dataset, order)
                 prefetch()  # the next chunk moves while this one is computed
                 records.append(parallel.fetch(record))
-            step = int(parallel.fetch(state["step"]).max())
+            steps = parallel.fetch(state["step"])
+            step = int(steps.max())
             metrics = summarise(records)
             if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
                 writer.wait()
-                raise RuntimeError(_not_finite(records, step, epoch, workdir))
+                raise RuntimeError(_not_finite(records, steps, epoch, workdir))
             metrics["learning_rate"] = config.optimizer.learning_rate
             metrics["windows_per_second"] = feed.num_windows / (time.perf_counter() - started)
             log.record(epoch + 1, step, metrics)
@@ -205,7 +206,8 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     """Parameters [seeds, K, ...] of networks trained in memory, all in one compiled program an epoch.
 
     For comparisons: without workdir, checkpoints and log. `config.seed` is not used; each seed's networks are those of
-    a run with that seed.
+    a run with that seed where the dataset is resident. Where it is streamed, all seeds visit its chunks in the first
+    seed's order (examples within a chunk in their own).
 
     Raises:
         RuntimeError: a parameter is not finite in the end.
@@ -313,15 +315,17 @@ def summarise(records: list[dict]) -> dict[str, float]:
     return {"loss": loss, **averages}
 
 
-def _not_finite(records, step: int, epoch: int, workdir: Path) -> str:
+def _not_finite(records, steps: np.ndarray, epoch: int, workdir: Path) -> str:
+    """What is not finite, and since which step of its network; `steps` [K] at the end of the epoch."""
     names = [n for n in records[0] if n.startswith("loss/") or n == "gradient_norm"]
-    bad = {n: ~np.isfinite(np.concatenate([r[n][0] for r in records], axis=1)).all(0) for n in names}
-    steps = len(next(iter(bad.values())))
-    first = min(int(np.argmax(b)) for b in bad.values() if b.any())
-    culprits = ", ".join(n for n, b in bad.items() if b[first])
+    bad = {n: ~np.isfinite(np.concatenate([r[n][0] for r in records], axis=1)) for n in names}  # [K, batches]
+    counts = np.concatenate([r["gradient_norm"][1] for r in records], axis=1) > 0  # an empty batch is no step
+    number = steps[:, None] - counts.sum(1, keepdims=True) + np.cumsum(counts, axis=1)
+    first = min(int(number[b].min()) for b in bad.values() if b.any())
+    culprits = ", ".join(n for n, b in bad.items() if (b & (number == first)).any())
     saved = checkpoint.steps(workdir / "checkpoints")
     good = f"the last good checkpoint is {workdir / 'checkpoints' / str(saved[-1])}" if saved else "none is saved yet"
-    return f"{culprits} is not finite at step {step - steps + first + 1} (epoch {epoch + 1}); {good}"
+    return f"{culprits} is not finite at step {first} (epoch {epoch + 1}); {good}"
 
 
 class StopSignals:

@@ -245,6 +245,21 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_pa
     assert checkpoint.steps(tmp_path / "checkpoints") == [3]
 
 
+def test_empty_batches_of_a_streamed_epoch_are_no_steps(tmp_path):
+    """Two chunks; the first network has no second batch in either, the other's last batch is not finite."""
+    real = [np.array([[1, 0], [1, 1]], np.float32), np.array([[1, 0], [1, 1]], np.float32)]
+    fine = np.ones((2, 2), np.float32)
+    broken = np.array([[1, 1], [1, np.nan]], np.float32)
+    pairs = zip((fine, broken), real, strict=True)
+    records = [{"loss/square": (sums, n), "gradient_norm": (fine, n)} for sums, n in pairs]
+    message = train._not_finite(records, np.array([12, 24]), 5, tmp_path)
+    assert message == "loss/square is not finite at step 24 (epoch 6); none is saved yet"
+    message = train._not_finite(records[::-1], np.array([12, 24]), 5, tmp_path)
+    assert message.startswith("loss/square is not finite at step 22 (epoch 6)")
+    one = [{"loss/square": (broken[1:, ::-1], real[0][:1]), "gradient_norm": (fine[1:], real[0][:1])}]
+    assert "at step 11 " in train._not_finite(one, np.array([11]), 0, tmp_path)  # followed by an empty batch
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signal_saves_and_the_resumed_run_is_exact(tmp_path, prepared, number):
     config = toy.small_config()

@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -171,12 +172,14 @@ def _read_manifest(path: Path) -> dict:
 class Writer:
     """Writes a dataset under a temporary name; `finish` makes it visible. Use as a context manager.
 
-    Files that are not arrays (tables, per-tick signals) are written by their producers into `path`.
+    Files that are not arrays (tables, per-tick signals) are written by their producers into `path`. What a killed
+    process of this machine has left of the same dataset is removed first.
     """
 
     def __init__(self, directory):
         self.directory = Path(directory).absolute()  # "." has no name that a sibling could be named after
-        self.path = self.directory.with_name(f".{self.directory.name}.partial-{os.getpid()}")
+        self._stem = f".{self.directory.name}.partial-{socket.gethostname()}-"
+        self.path = self.directory.with_name(f"{self._stem}{os.getpid()}")
 
     def __enter__(self):
         if self.directory.exists() and not self.directory.is_dir():
@@ -187,7 +190,7 @@ class Writer:
             )
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(self.path, ignore_errors=True)
+            self._remove_abandoned()
             self.path.mkdir()
         except OSError as error:
             raise InputError(
@@ -197,6 +200,17 @@ class Writer:
 
     def __exit__(self, kind, value, trace):
         shutil.rmtree(self.path, ignore_errors=True)
+
+    def _remove_abandoned(self) -> None:
+        """Remove unfinished directories of this dataset whose process is gone, and one that has this one's number.
+
+        Their names hold machine and process: of another machine's processes nothing is known here.
+        """
+        for left in self.directory.parent.iterdir():
+            number = left.name.removeprefix(self._stem)
+            if left.name.startswith(self._stem) and number.isdecimal():
+                if int(number) == os.getpid() or not _runs(int(number)):
+                    shutil.rmtree(left, ignore_errors=True)
 
     def finish(self, prepared: Prepared, timings: dict) -> None:
         """Write the arrays, the labels and the manifest, and give the directory its name."""
@@ -227,6 +241,16 @@ class Writer:
             os.rename(self.directory, old)
         os.rename(self.path, self.directory)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # another user's, or no number of a process
+        return True
+    return True
 
 
 def _sha256(path: Path) -> str:

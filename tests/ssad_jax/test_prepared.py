@@ -1,5 +1,9 @@
 import dataclasses
 import json
+import os
+import socket
+import subprocess
+import sys
 
 import numpy as np
 import polars as pl
@@ -115,6 +119,23 @@ def test_an_unfinished_dataset_is_not_seen(tmp_path):
         np.save(writer.path / "half.npy", np.zeros(3))
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_processes_left_is_removed(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    here = socket.gethostname()
+    abandoned = tmp_path / f".set.partial-{here}-{ended.pid}"
+    others = [
+        f".set.partial-{here}-{os.getppid()}", f".set.partial-elsewhere-{ended.pid}", f".set.partial-{ended.pid}",
+        f".set2.partial-{here}-{ended.pid}", f"set.partial-{here}-{ended.pid}", f".set.partial-{here}-{ended.pid}x",
+    ]  # fmt: skip
+    for path in (abandoned, *(tmp_path / name for name in others)):
+        path.mkdir()
+        (path / "half.npy").write_bytes(b"half")
+    with prepared.Writer(tmp_path / "set") as writer:
+        assert not abandoned.exists() and writer.path.name == f".set.partial-{here}-{os.getpid()}"
+    assert {path.name for path in tmp_path.iterdir()} == set(others)
 
 
 def test_a_new_dataset_takes_the_place_of_the_old_whole(written):

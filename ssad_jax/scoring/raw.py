@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from data_prep.observations import OP
-from data_prep.scaling import SHRINK
+from data_prep.scaling import CLIP, SHRINK
 from data_prep.vocabulary import FLOOR_NS, log_latency
 from ssad_jax.prepared import NODE_KINDS, Prepared
 
@@ -91,7 +91,39 @@ class Units:
             converted = self._latency(frame, column, statistics, self._system.node_names[node], observed, expected)
         elif kind == "metric":
             converted = self._metric(number, channel, observed, expected)
+        if converted and abs(observed) >= CLIP:
+            converted = (self._beyond_clip(converted[0], observed > 0, kind, channel, node, start, end), *converted[1:])
         return converted or (observed, expected, SCALED)
+
+    def _beyond_clip(self, converted: float, above: bool, kind, channel, node: int, start: int, end: int) -> float:
+        """The observed value from the tables where the scaled one was clipped: signals hold no more than CLIP scales.
+
+        A metric's level is the mean of its readings in the window. What the tables do not tell stays as it is.
+        """
+        name = self._system.node_names[node]
+        caller, _, callee = name.partition(" -> ")
+        unit, _, what = name.partition(": ")
+        of_unit, of_call = pl.col("unit") == name, (pl.col("caller") == caller) & (pl.col("callee") == callee)
+        of_metric = (pl.col("unit") == unit) & (pl.col("metric") == what)
+        of_event = (pl.col("unit") == unit) & (pl.col("event") == what)
+        places = {
+            ("log", "count"): ("logs", ("node",), pl.col("node") == node),
+            ("service", "alerts"): ("logs", ("unit", "alert"), of_unit & pl.col("alert")),
+            ("service", "errors"): ("spans", ("unit", "error"), of_unit & pl.col("error")),
+            ("dependency", "calls"): ("calls", ("caller", "callee"), of_call),
+            ("dependency", "errors"): ("calls", ("caller", "callee", "error"), of_call & pl.col("error")),
+            ("event", "count"): ("events", ("unit", "event"), of_event),
+            ("metric", "level"): ("metrics", ("unit", "metric", "value"), of_metric),
+        }
+        if (kind, channel) not in places:
+            return converted
+        table, columns, mine = places[kind, channel]
+        rows = self._tables.between(table, start, end, columns)
+        rows = None if rows is None else rows.filter(mine)
+        if rows is None or not rows.height:
+            return converted
+        seen = float(rows["value"].mean() if kind == "metric" else rows.height)
+        return max(converted, seen) if above else min(converted, seen)
 
     def _count(self, name, unit, number, observed, expected):
         mean = self._fitted.get("mean_counts", {}).get(name)

@@ -70,6 +70,25 @@ def test_metrics_are_told_against_their_baseline(data):
     assert (observed, expected) == (6.0, 0.0) and "gained" in unit
 
 
+def test_what_was_clipped_is_looked_up(data):
+    names = list(data.system.node_names)
+    node = names.index("service-0/template 1")
+    tables = {
+        "logs": {"time_unix_nano": [150] * 500 + [99] * 9, "node": [node] * 500 + [node] * 9},
+        "metrics": {"time_unix_nano": [120, 150, 200], "unit": ["service-0"] * 3, "metric": ["cpu"] * 3,
+                    "value": [90.0, 110.0, 1e6]},
+    }  # fmt: skip
+    for name, columns in tables.items():
+        pl.DataFrame(columns).write_parquet(data.directory / "tables" / f"{name}.parquet")
+    assert convert(data, "service-0/template 1", "count", 20.0, 0.0)[:2] == (500.0, 8.0)
+    assert convert(data, "service-0/template 1", "count", 19.9, 0.0)[0] < 200  # not clipped: as it was scaled
+    assert convert(data, "service-0/template 0", "count", 20.0, 0.0)[0] < 200  # nothing of it in the table
+    names[names.index("service-0/cpu")] = "service-0: cpu"  # as preparation names metrics
+    data = dataclasses.replace(data, system=dataclasses.replace(data.system, node_names=tuple(names)))
+    assert convert(data, "service-0: cpu", "level", 20.0, 0.0)[0] == 100.0
+    assert convert(data, "service-0: cpu", "level", -20.0, 0.0)[0] == -39.5
+
+
 def test_latency_is_in_milliseconds(data):
     mean, std, calls = np.log(1e6 + FLOOR_NS), 0.5, 2
     deviation = (np.log(4e6 + FLOOR_NS) - mean) / std

@@ -17,6 +17,7 @@ from absl import flags
 from data_prep import command
 from data_prep.errors import InputError
 from ssad_jax import checkpoint, evaluation_log, methods, prepared, resampling, train
+from ssad_jax import workdir as workdirs
 from ssad_jax.knowledge import Knowledge
 from ssad_jax.prepared import NODE_KINDS, Prepared
 from ssad_jax.report.html import write_report
@@ -55,12 +56,14 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
         What `evaluation/metrics.json` holds.
 
     Raises:
-        InputError: no checkpoint or no dataset, or one that does not fit the other.
+        InputError: no checkpoint or no dataset, or one that does not fit the other, or a workdir that cannot be
+            written.
     """
     if jax.process_index() != 0:
         return {}
     workdir = Path(workdir)
     restored = checkpoint.restore(workdir / "checkpoints", _abstract_params, step)
+    workdirs.make(workdir)
     context = restored.context
     config = context.config
     if score is not None:

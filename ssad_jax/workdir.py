@@ -85,12 +85,15 @@ def write_config(workdir, config: ConfigDict, dataset_hash: str) -> None:
     os.replace(partial, path)
 
 
-def make(workdir) -> Path:
-    """Create the directory; InputError where that is not possible."""
+def make(workdir, flag: str = "workdir") -> Path:
+    """Create the directory; InputError where that is not possible, or nothing can be written into it."""
+    probe = Path(workdir, f".probe-{os.getpid()}")
     try:
-        Path(workdir).mkdir(parents=True, exist_ok=True)
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink(missing_ok=True)  # another machine's process may have this one's number
     except OSError as error:
-        raise InputError(f"{workdir} cannot be written ({error.strerror}); name another --workdir") from None
+        raise InputError(f"{workdir} cannot be written ({error.strerror}); name another --{flag}") from None
     return Path(workdir)
 
 

@@ -1,17 +1,37 @@
 """What the studies share: a detector that needs no training, intervals, and how results are written."""
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 from scipy.stats import beta
 
-from ssad_jax import methods, parallel, train
+from data_prep.errors import InputError
+from ssad_jax import methods, parallel, settings, train, workdir
+from ssad_jax.evaluation_log import config_hash
 from ssad_jax.floors.linear import score_expectations
 from ssad_jax.prepared import Prepared
 from ssad_jax.scoring import output
 from ssad_jax.scoring.detectors import Scored, score_dataset
 from ssad_jax.scoring.terms import columns, scorer
+
+
+def begin(config, directory: Path, results: Path, **others) -> None:
+    """Check the settings and both directories before hours are spent; `directory` keeps cells of one study alone.
+
+    Args: others: what cells depend on besides the config.
+
+    Raises:
+        InputError: a setting cannot be used, a directory cannot be written, or it keeps cells of other settings.
+    """
+    settings.check(config)
+    workdir.make(results, "output")
+    path = workdir.make(directory) / "settings.json"
+    now = {"config": config_hash(config), **others}
+    if path.is_file() and json.loads(path.read_text()) != now:
+        raise InputError(f"{directory} keeps results of other settings; delete it or name another --workdir")
+    output.write_json(path, now)
 
 
 def closed_form(prepared: Prepared, score_config) -> Scored:

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags, logging
 
 from data_prep import command
+from data_prep.errors import InputError
 from data_prep.prepare import prepare
 from data_prep.simulate import simulate
 from data_prep.simulate.faults import Fault, schedule
@@ -25,7 +26,7 @@ from ssad_jax.scoring import output
 from ssad_jax.scoring.assess import test_windows
 from ssad_jax.scoring.detectors import overlap_of
 from ssad_jax.scoring.thresholds import METHODS, decide
-from ssad_jax.studies.common import closed_form, table, trained, write_results
+from ssad_jax.studies.common import begin, closed_form, table, trained, write_results
 
 SHARES = (0.0, 0.01, 0.05, 0.1)
 KINDS = ("restart", "latency", "error", "cpu")  # never memory and message_loss: this study is about choosing
@@ -52,7 +53,10 @@ def plan(seconds: float, border: float, share: float, seed: int) -> list[Fault]:
         chosen.append(dataclasses.replace(fault, duration=min(fault.duration, left)))
         left -= chosen[-1].duration
     if left > 1e-6:
-        raise ValueError(f"{share:.0%} of {border:.0f} s do not fit into the {len(pool)} faults that there are")
+        raise InputError(
+            f"{share:.0%} of {border:.0f} s of training time do not fit into the {len(pool)} faults that there are; "
+            "raise --hours"
+        )
     return sorted([*chosen, *test], key=lambda fault: fault.start)
 
 
@@ -154,6 +158,7 @@ def run(config, workdir: Path, output: Path, seeds: int, hours: float, epochs: i
     config = config.copy_and_resolve_references()
     config.model.hidden_dim = HIDDEN
     config.train.num_epochs = config.train.checkpoint_every = epochs
+    begin(config, workdir, output, hours=hours)
     cells = []
     for seed in range(seeds):
         for share in SHARES:

@@ -15,7 +15,7 @@ from data_prep import command
 from ssad_jax.scoring import conformal
 from ssad_jax.scoring.thresholds import METHODS, decide
 from ssad_jax.studies import days
-from ssad_jax.studies.common import binomial_interval, interval_over, percent, table, write_results
+from ssad_jax.studies.common import begin, binomial_interval, interval_over, percent, table, write_results
 
 RATES = (0.01, 0.05)
 HIDDEN, EPOCHS, TRAIN_STRIDE = 32, 5, 100  # of method A: small, so that a day takes a minute or two
@@ -156,6 +156,7 @@ def run(config, workdir: Path, output: Path, num_days: int, drift_days: int, net
     config = config.copy_and_resolve_references()
     config.model.hidden_dim, config.data.train_stride = HIDDEN, TRAIN_STRIDE
     config.train.num_epochs = config.train.checkpoint_every = EPOCHS
+    begin(config, workdir, output, hours=hours)
     wanted = parts(network_days)
     numbers = {
         ("closed_form", "none"): range(num_days), ("closed_form", "latency"): range(min(drift_days, num_days)),
@@ -195,7 +196,9 @@ if __name__ == "__main__":
     OUTPUT = flags.DEFINE_string("output", "docs/studies", "Where false_alarms.json and false_alarms.md go.")
     DAYS = flags.DEFINE_integer("days", 20, "Independent days, scored by closed-form expectations.", lower_bound=2)
     DRIFT_DAYS = flags.DEFINE_integer("drift_days", 10, "Of these, days that are also made to drift.", lower_bound=2)
-    NETWORK_DAYS = flags.DEFINE_integer("network_days", 5, "Of these, days without drift also scored by method A.")
+    NETWORK_DAYS = flags.DEFINE_integer(
+        "network_days", 5, "Of these, days without drift also scored by method A.", lower_bound=0
+    )
     HOURS = flags.DEFINE_float("hours", 12.0, "Simulated hours of a day.", lower_bound=1.0)
     command.run(lambda: print(page(run(
         CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, DRIFT_DAYS.value, NETWORK_DAYS.value,

@@ -6,8 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data_prep.errors import InputError
 from ssad_jax.config import default_config
-from ssad_jax.studies import contamination, days, false_alarms
+from ssad_jax.studies import common, contamination, days, false_alarms
 from ssad_jax.studies.common import binomial_interval, interval_over, percent, table
 
 
@@ -77,7 +78,7 @@ def test_plans_are_nested_and_have_their_share():
         assert {f.kind for f in faults} <= set(contamination.KINDS)
     starts = {share: {f.start for f in faults} for share, faults in plans.items()}
     assert starts[0.0] < starts[0.01] < starts[0.05] < starts[0.1]
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(InputError, match="do not fit .* raise --hours"):
         contamination.plan(seconds, border, 0.9, 5)
 
 
@@ -92,10 +93,23 @@ def small_config():
     return config
 
 
+def test_a_workdir_is_of_one_study(tmp_path):
+    config = small_config()
+    for _ in range(2):
+        common.begin(config, tmp_path / "days", tmp_path / "out", hours=1.0)
+    config.model.hidden_dim = 16
+    for changed, hours in ((config, 1.0), (small_config(), 2.0)):
+        with pytest.raises(InputError, match="results of other settings.*name another --workdir"):
+            common.begin(changed, tmp_path / "days", tmp_path / "out", hours=hours)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="name another --output"):
+        common.begin(config, tmp_path / "other", tmp_path / "file" / "out", hours=1.0)
+
+
 def test_days_from_simulation_to_page(tmp_path, monkeypatch):
     monkeypatch.setattr(days, "LOAD", 1.0)  # in an hour of little load some segments would see no request
     results = false_alarms.run(small_config(), tmp_path / "days", tmp_path / "out", 2, 2, 0, 1.0)
-    assert {p.name for p in (tmp_path / "days").iterdir()} == {
+    assert {p.name for p in (tmp_path / "days").iterdir()} - {"settings.json"} == {
         f"closed_form-{drift}-0{n}.npz" for drift in days.DRIFTS for n in (0, 1)}  # fmt: skip
     still, drifting = (days.find_day(tmp_path / "days", None, 0, drift, "closed_form", 1.0) for drift in days.DRIFTS)
     assert (np.diff(still.start_tick) > 0).all() and set(still.part) == {1, 2} and np.isfinite(still.score).all()

@@ -10,8 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,8 +18,7 @@ from data_prep.errors import InputError
 from ssad_jax import compare, prepared
 from ssad_jax.comparison import cells, compute, families, splits, tables
 from ssad_jax.config import default_config
-from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
-from ssad_jax.prepared import CONTEXT_DIM
+from tests.ssad_jax.gain_method import gain_method
 from tests.synthetic import make_prepared
 
 ROOT = Path(__file__).parents[2]
@@ -75,19 +72,6 @@ def make_config(folder, **values):
     return config
 
 
-def toy_method(config, split) -> Method:
-    """Expects each signal to be its context times a gain, the only parameter."""
-
-    def score(params, batch, keys=None):
-        nodes = batch.graphs.nodes
-        residual = nodes[..., CONTEXT_DIM:] - params["gain"] * nodes[..., :CONTEXT_DIM]
-        each = jnp.square(residual).mean((-1, -2))
-        temporal = jnp.concatenate([jnp.full_like(each[:, :1], jnp.nan), jnp.abs(jnp.diff(each, axis=1))], axis=1)
-        return ScoreTerms(residual, temporal, each, jnp.zeros(each.shape, jnp.int32), each, each[..., None])
-
-    return Method(lambda key: {"gain": jax.random.uniform(key, ())}, None, score, None, ("rule",))
-
-
 @pytest.fixture
 def toy(monkeypatch):
     """Trainings are a look at the seed; records which were asked for."""
@@ -98,7 +82,7 @@ def toy(monkeypatch):
             asked.append((split.name, config.loss.contrastive, seed))
             yield seed, {"gain": np.array([1.0 - 0.01 * seed], np.float32)}
 
-    monkeypatch.setattr(compute, "make_method", toy_method)
+    monkeypatch.setattr(compute, "make_method", lambda config, split: gain_method())
     monkeypatch.setattr(compute, "fit", fit)
     return asked
 

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pytest
@@ -12,9 +10,8 @@ import pytest
 from data_prep.errors import InputError
 from ssad_jax import checkpoint, evaluate, knowledge, methods, prepared, train
 from ssad_jax.config import default_config
-from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
-from ssad_jax.prepared import CONTEXT_DIM
 from ssad_jax.scoring.output import write_atomically
+from tests.ssad_jax.gain_method import gain_method
 from tests.synthetic import make_prepared
 
 FACTS = {"step": 7, "epoch": 1, "trained_on_this_dataset": True, "trained_dataset_hash": "synthetic-0"}
@@ -32,24 +29,6 @@ TOP_LEVEL = (
 )  # fmt: skip
 
 
-def toy_method(names=("rule",)) -> Method:
-    """Expects each signal to equal its context (as a log node's does); parameters scale that expectation."""
-
-    def score(params, batch, keys=None):
-        nodes = batch.graphs.nodes
-        residual = nodes[..., CONTEXT_DIM:] - params["gain"] * nodes[..., :CONTEXT_DIM]
-        each = jnp.square(residual).mean((-1, -2))
-        temporal = jnp.concatenate([jnp.full_like(each[:, :1], jnp.nan), jnp.abs(jnp.diff(each, axis=1))], axis=1)
-        return ScoreTerms(residual, temporal, each, jnp.zeros(each.shape, jnp.int32), each, each[..., None])
-
-    def pair_distances(params, batch, keys):
-        each = jnp.square(batch.graphs.nodes).mean((-1, -2)).reshape(-1)
-        positive = jnp.where(batch.window_mask.reshape(-1), each, jnp.nan)
-        return positive, jnp.abs(positive[:, None] - positive[None, :])
-
-    return Method(lambda key: {"gain": jax.random.uniform(key, ())}, None, score, pair_distances, names)
-
-
 def small_config(**score):
     config = default_config("test")
     config.data.batch_size, config.data.sequence_length = 8, 4
@@ -61,7 +40,7 @@ def small_config(**score):
 
 def run(data, workdir, config=None, names=("rule",)):
     params = {"gain": np.ones(1, np.float32)}
-    return evaluate.evaluate_params(config or small_config(), data, toy_method(names), params, workdir, FACTS)
+    return evaluate.evaluate_params(config or small_config(), data, gain_method(names), params, workdir, FACTS)
 
 
 @pytest.fixture(scope="module")

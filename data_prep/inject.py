@@ -28,6 +28,7 @@ def main() -> None:
         raise InputError("data.raw_dir is empty; set --config.data.raw_dir to the telemetry to inject faults into")
     from data_prep.injection import build
 
+    build.check_directory(OUTPUT_DIR.value)
     found = sources.read(config.data)
     for warning in found.warnings:
         logging.warning(warning)

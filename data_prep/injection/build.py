@@ -1,6 +1,8 @@
 """Real telemetry -> telemetry tables of its normal stretches twice: as they were, and later again with faults."""
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -60,11 +62,31 @@ def inject(found: tables.Tables, config_data, seed: int, until_share: float, cop
     return out, record
 
 
+def check_directory(directory: Path | str) -> None:
+    """Raises InputError where `write` could not write, or would replace anything but an earlier injection."""
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"{directory} is a file; name another --output_dir")
+    if directory.exists() and any(directory.iterdir()) and not (directory / RECORD).is_file():
+        raise InputError(f"{directory} is not empty and holds no injected faults; name another --output_dir")
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{directory} cannot be written ({error.strerror}); name another --output_dir") from None
+
+
 def write(out: tables.Tables, record: list[dict], directory: Path | str, **settings) -> None:
-    """The tables and, beside them, the record of what was injected."""
-    tables.write_tables(out, directory)
-    text = json.dumps({"settings": settings, "faults": record}, indent=1, sort_keys=True)
-    Path(directory, RECORD).write_text(text + "\n")
+    """The tables and, beside them, the record of what was injected; replaces what is there, whole."""
+    directory = Path(directory).absolute()
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    try:
+        tables.write_tables(out, partial)
+        text = json.dumps({"settings": settings, "faults": record}, indent=1, sort_keys=True)
+        Path(partial, RECORD).write_text(text + "\n")
+        shutil.rmtree(directory, ignore_errors=True)
+        partial.rename(directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _shift(stretches: list[Stretch], config_data) -> int:

@@ -392,6 +392,19 @@ def test_the_command_writes_tables_and_the_record(telemetry, tmp_path):
     assert failed.returncode == 2 and "set --config.data.raw_dir" in failed.stderr
 
 
+def test_only_an_earlier_injection_is_replaced(tmp_path):
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    (raw / "spans.csv").write_text("of a user")
+    for place in (raw, raw / "spans.csv", raw / "spans.csv" / "below"):
+        with pytest.raises(InputError, match="name another --output_dir"):
+            build.check_directory(place)
+    (raw / injection.RECORD).write_text("{}")
+    build.check_directory(raw)
+    build.write(tables.Tables(), [], raw, seed=1)
+    assert {path.name for path in raw.iterdir()} == {injection.RECORD} and list(tmp_path.iterdir()) == [raw]
+
+
 def test_a_broken_record_is_an_input_error(tmp_path):
     assert injection.settings_of(str(tmp_path)) is None is injection.settings_of("")
     (tmp_path / injection.RECORD).write_text("[]")

@@ -4,7 +4,9 @@ Exit codes: 0 done, 1 failure (with a traceback), 2 bad flags, config or data (o
 75 stopped by a signal after saving, start me again.
 """
 
+import contextlib
 import logging
+import signal
 import sys
 import traceback
 from pathlib import Path
@@ -21,6 +23,21 @@ HELP_FLAGS = {"help", "helpshort", "helpfull", "helpxml", "?"}
 
 class Stopped(Exception):
     """A signal ended the run after its state was saved; the message tells from where it will go on."""
+
+
+@contextlib.contextmanager
+def stopped_by_signals(message: str):
+    """SIGTERM and SIGUSR1 raise `Stopped(message)` at once: for commands whose finished parts are on disk."""
+
+    def stop(number, frame):
+        raise Stopped(message)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def define_config_flag() -> flags.FlagHolder:

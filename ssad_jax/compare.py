@@ -7,16 +7,13 @@ comparison.json and comparison.md. Finished cells (split x detector x seed) stay
 on where it was interrupted, and computes again what a changed setting or dataset changes.
 """
 
-import contextlib
 import hashlib
-import signal
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from data_prep import command
-from data_prep.command import Stopped
 from data_prep.errors import InputError
 from ssad_jax import settings
 
@@ -115,21 +112,6 @@ def _manifest(parts) -> dict:
     return {"dataset_hash": joined} | {key: parts[0].prepared.manifest.get(key) for key in ("simulated", "injected")}
 
 
-@contextlib.contextmanager
-def stopped_by_signals(workdir: Path):
-    """SIGTERM and SIGUSR1 raise Stopped at once: what is finished is on disk, and what is not will be done again."""
-
-    def stop(number, frame):
-        raise Stopped(f"finished cells are kept in {workdir}; the same command goes on there")
-
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _say(message: str) -> None:
     print(f"compare: {message}", file=sys.stderr, flush=True)
 
@@ -140,7 +122,7 @@ def main() -> None:
     if SEEDS.value < 1:
         raise InputError(f"--seeds={SEEDS.value} is too few; use 1 or more")
     workdir = Path(WORKDIR.value or f"runs/{config.name}_compare")
-    with stopped_by_signals(workdir):
+    with command.stopped_by_signals(f"finished cells are kept in {workdir}; the same command goes on there"):
         compare(config, DETECTORS.value, PROTOCOL.value, SEEDS.value, workdir)
 
 

@@ -196,7 +196,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
             last = epoch + 1 == config.train.num_epochs
             if stop or last or (epoch + 1) % config.train.checkpoint_every == 0:
                 writer.save(step, epoch + 1, state)
-            if stop and not last:
+            if stop:
                 writer.wait()
                 raise Stopped(f"step {step} (epoch {epoch + 1}) is saved in {workdir}; the same command goes on there")
     return state

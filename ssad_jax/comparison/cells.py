@@ -21,7 +21,11 @@ from ssad_jax.scoring.output import write_arrays
 VERSION = 1
 LATER = ("alerts", "score.variant")  # what is made of scores afterwards
 TRAINING = ("method", "data", "simulate", "model", "loss", "views", "knowledge", "optimizer", "train", "parallel")
-OUTSIDE = ("report", "comparison", "compare.py", "vus.py", "resampling.py", "metrics.py", "evaluate.py", "main.py")
+OUTSIDE = (  # no score comes from these
+    "report", "studies", "comparison/figures.py", "comparison/tables.py", "compare.py", "vus.py", "resampling.py",
+    "metrics.py", "evaluate.py", "evaluation_log.py", "main.py", "scoring/alarms.py", "scoring/explain.py",
+    "scoring/raw.py",
+)  # fmt: skip
 
 
 class Cell(NamedTuple):

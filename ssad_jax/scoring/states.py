@@ -49,6 +49,10 @@ def read_states(calibration: Terms, run: np.ndarray, test: Terms, warm_up: int, 
     normal, new = _states(calibration), _states(test)
     usable = (calibration.position >= warm_up) & np.isfinite(normal.now + normal.before).all(1)
     fewest = FEWEST * warm_up
+    # A calibration window is judged without its run: where too little is left then, nothing is judged at all.
+    left = [(usable & (run != r)).sum() for r in np.unique(run)]
+    if len(left) > 1 and min(left) < fewest:
+        usable[:] = False
     read = [np.stack([terms.temporal, terms.prior], axis=1) for terms in (calibration, test)]
     for column, fit in enumerate((TEMPORAL[score_config.temporal], PRIOR[score_config.prior])):
         if fit is not None:

@@ -180,6 +180,12 @@ if __name__ == "__main__":
     SEEDS = flags.DEFINE_integer("seeds", 3, "Systems (and networks) of each share.", lower_bound=1)
     HOURS = flags.DEFINE_float("hours", 4.0, "Simulated hours of a system.", lower_bound=0.5)
     EPOCHS = flags.DEFINE_integer("epochs", 10, "Of method A.", lower_bound=1)
-    command.run(lambda: print(page(run(
-        CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), SEEDS.value, HOURS.value, EPOCHS.value
-    ))))  # fmt: skip
+
+    def main():
+        with command.stopped_by_signals(f"what is finished is kept in {WORKDIR.value}; the same command goes on there"):
+            results = run(
+                CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), SEEDS.value, HOURS.value, EPOCHS.value
+            )
+        print(page(results))
+
+    command.run(main)

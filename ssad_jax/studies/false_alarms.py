@@ -200,7 +200,13 @@ if __name__ == "__main__":
         "network_days", 5, "Of these, days without drift also scored by method A.", lower_bound=0
     )
     HOURS = flags.DEFINE_float("hours", 12.0, "Simulated hours of a day.", lower_bound=1.0)
-    command.run(lambda: print(page(run(
-        CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, DRIFT_DAYS.value, NETWORK_DAYS.value,
-        HOURS.value,
-    ))))  # fmt: skip
+
+    def main():
+        with command.stopped_by_signals(f"what is finished is kept in {WORKDIR.value}; the same command goes on there"):
+            results = run(
+                CONFIG.value, Path(WORKDIR.value), Path(OUTPUT.value), DAYS.value, DRIFT_DAYS.value, NETWORK_DAYS.value,
+                HOURS.value,
+            )
+        print(page(results))
+
+    command.run(main)

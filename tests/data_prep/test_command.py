@@ -1,11 +1,15 @@
 """Commands are run as programs: what counts is the exit code and the one line on stderr."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from data_prep import command
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = '''
@@ -99,3 +103,13 @@ def test_stop_and_failure_have_their_own_codes(folder):
     assert stopped.returncode == 75 and "saved at step 7" in stopped.stderr
     failed = run(folder, "--config=toy.py", "--act=fail")
     assert failed.returncode == 1 and "Traceback" in failed.stderr and "loss is nan" in failed.stderr
+
+
+def test_a_signal_ends_the_command_at_once_and_says_that_it_goes_on():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(command.Stopped, match="parts are kept"):
+        with command.stopped_by_signals("parts are kept"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+            raise AssertionError("not stopped")
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -4,16 +4,13 @@ import dataclasses
 import importlib.util
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_prep.command import Stopped
 from data_prep.errors import InputError
 from ssad_jax import compare, prepared
 from ssad_jax.comparison import cells, compute, families, splits, tables
@@ -285,13 +282,3 @@ def test_help_ends_with_0_and_imports_no_jax(folder):
     for flag in ("--config", "--workdir", "--detectors", "--protocol", "--seeds"):
         assert flag in done.stdout
     assert not [line for line in done.stderr.splitlines() if line.split("|")[-1].strip() == "jax"]
-
-
-def test_a_signal_ends_the_command_at_once_and_says_that_it_goes_on(tmp_path):
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="the same command goes on there"):
-        with compare.stopped_by_signals(tmp_path):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(5)
-            raise AssertionError("not stopped")
-    assert signal.getsignal(signal.SIGTERM) is before

@@ -112,3 +112,14 @@ def test_a_single_short_calibration_run():
     held_out, new = read_states(calibration, np.zeros(8, int), test, WARM_UP, settings())
     np.testing.assert_array_equal(held_out.read, 0)
     np.testing.assert_array_equal(new.read, 0)
+
+
+@pytest.mark.parametrize("runs", [2, 3])
+def test_terms_are_read_of_all_windows_or_of_none(runs):
+    """Enough windows with history together, too few without one run: what cannot calibrate must not be scored."""
+    rng, length = np.random.default_rng(0), 26  # 22 with history a run, 40 are needed
+    normal, new = terms(loaded_states(rng, runs, length), length), terms(loaded_states(rng, 1, length), length)
+    run = np.repeat(np.arange(runs), length)
+    read = [part.read[part.position >= WARM_UP] for part in read_states(normal, run, new, WARM_UP, settings())]
+    assert [(part > 0).all() for part in read] == [runs == 3] * 2
+    assert [(part == 0).all() for part in read] == [runs == 2] * 2

@@ -21,7 +21,7 @@ def get_config():
     config.data.update({
         "source": "tables",
         "tick_seconds": 2.0,
-        "stride": 2,
+        "stride": 1,
         "train_stride": 2,
         "sequence_length": 4,
         "batch_size": 8,

@@ -15,8 +15,17 @@ from data_prep.scaling import CHANNELS
 from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
-EVIDENCE = {"count", "errors", "level", "self time, mean", "net latency, mean"}
-RISING = {"errors", "self time, mean", "net latency, mean", "duration, mean"}  # a faster answer is no fault
+EVIDENCE = {
+    "service": {"errors", "self time, mean"},
+    "log": {"balance"},  # a count alone varies with what requests ask for
+    "metric": {"level"},
+    "dependency": {"errors", "net latency, mean"},
+    "event": {"count"},
+}
+RISING = {  # a faster answer is no fault
+    "service": {"errors", "self time, mean"},
+    "dependency": {"errors", "net latency, mean", "duration, mean"},
+}
 SERVICE, LOG, METRIC, DEPENDENCY, EVENT = range(5)
 INVOCATION, OWNERSHIP, COOCCURRENCE = range(3)
 MIN_READINGS = 50
@@ -200,9 +209,9 @@ def _channel(kind: str, name: str) -> int:
     return CHANNELS[kind].index(name)
 
 
-def _named(wanted: set[str]) -> np.ndarray:
-    """[kinds, 16] bool: the channels of these names."""
-    names = [[name in wanted for name in CHANNELS[kind]] for kind in NODE_KINDS]
+def _named(wanted: dict[str, set[str]]) -> np.ndarray:
+    """[kinds, 16] bool: the channels of these names, by node kind."""
+    names = [[name in wanted.get(kind, ()) for name in CHANNELS[kind]] for kind in NODE_KINDS]
     return np.array([row + [False] * (SIGNAL_DIM - len(row)) for row in names])
 
 

@@ -22,7 +22,7 @@ CLIP = 20.0  # of every signal
 CHANNELS = {
     "service": ["errors", "alerts", "self time, mean", "self time, maximum"]
     + [f"operation {i + 1}" for i in range(MAX_OPERATIONS)] + ["other operations"],
-    "log": ["count"],
+    "log": ["count", "balance"],
     "metric": ["level", "rise"],
     "dependency": ["calls", "errors", "net latency, maximum", "net latency, mean", "duration, mean"],
     "event": ["count"],
@@ -51,6 +51,7 @@ class Statistics:
 
     mean: dict[str, np.ndarray]  # of a window's counts
     coefficients: list[np.ndarray]  # of each regression [regressors, targets], in scaled units
+    lines_on_all: list[np.ndarray]  # of each regression [regressors and targets, its log lines], 0 for a line on itself
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,11 @@ class _Regression:
     @property
     def size(self) -> int:
         return (1 + self.lags) * len(self.units) * (MAX_OPERATIONS + 1) + 1
+
+    @property
+    def lines(self) -> slice:
+        """Where the log lines stand among regressors and targets."""
+        return slice(self.size, self.size + len(self.targets.get("logs", ())))
 
 
 def _regressions(v: Vocabulary) -> list[_Regression]:
@@ -117,14 +123,24 @@ def fit(total: Moments, vocabulary: Vocabulary, ridge: float, mean: dict[str, np
     """
     n = max(total.windows, 1)
     mean = mean or {name: value / n for name, value in total.sums.items()}
-    coefficients = []
+    coefficients, lines_on_all = [], []
     for gram, unit in zip(total.grams, _regressions(vocabulary), strict=True):
         mu = gram[-1, :-1] / n  # the last row is the product with one
         scale = unit.scale(mean)
         covariance = (gram[:-1, :-1] / n - np.outer(mu, mu)) / np.outer(scale, scale)
-        penalised = covariance[: unit.size, : unit.size] + ridge / n * np.eye(unit.size)
-        coefficients.append(np.linalg.solve(penalised, covariance[: unit.size, unit.size :]))
-    return Statistics(mean, coefficients)
+        penalised = covariance + ridge / n * np.eye(len(covariance))
+        some = penalised[: unit.size, : unit.size]
+        coefficients.append(np.linalg.solve(some, covariance[: unit.size, unit.size :]))
+        lines_on_all.append(_on_all_others(penalised, unit.lines))
+    return Statistics(mean, coefficients, lines_on_all)
+
+
+def _on_all_others(penalised: np.ndarray, columns: slice) -> np.ndarray:
+    """[all, columns] coefficients of each column's ridge regression on all others: a column of the precision matrix."""
+    if columns.start == columns.stop:
+        return np.zeros((len(penalised), 0))
+    precision = np.linalg.inv(penalised)
+    return (np.eye(len(precision)) - precision / np.diag(precision))[:, columns]
 
 
 def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: Statistics, share: float = 1.0):
@@ -146,7 +162,7 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
     mu = statistics.mean["ops"] * share
     before = (windows["ops_before"] - mu) / np.sqrt(mu + 1)
     values = pearson | {"metric_level": windows["metric_level"], "ops_before": before}
-    expected = _expectations(vocabulary, statistics, values, total)
+    expected, lines = _expectations(vocabulary, statistics, values, total)
     latency = {
         "self": _shrunk(windows["self_n"], windows["self_sum"], windows["self_max"]),
         "gap": _shrunk(windows["gap_n"], windows["gap_sum"], windows["gap_max"]),
@@ -164,9 +180,12 @@ def scale(windows: dict[str, np.ndarray], vocabulary: Vocabulary, statistics: St
     level = np.where(windows["metric_seen"], expected["metric_level"], 0)
     mu = statistics.mean["logs"] * share
     stabilised = stabilise(mu)
-    count = np.maximum(expected["logs"] * np.sqrt(mu + 1) + mu, 0)
-    signal["log"] = (stabilise(windows["logs"]) - stabilised)[..., None]
-    context = {"log": stabilise(count) - stabilised, "dependency": expected["calls"], "metric": level}
+    count, by_work, by_all = (
+        stabilise(np.maximum(some, 0)) - stabilised
+        for some in (windows["logs"], expected["logs"] * np.sqrt(mu + 1) + mu, lines * np.sqrt(mu + 1) + mu)
+    )
+    signal["log"] = np.stack([count, balance(count - by_work, count - by_all)], -1)
+    context = {"log": by_work, "dependency": expected["calls"], "metric": level}
     context = {kind: values[..., None] for kind, values in context.items()}
     for kind in signal:
         context.setdefault(kind, np.zeros((n, signal[kind].shape[1], 1)))
@@ -179,15 +198,28 @@ def stabilise(count):
     return 2 * np.sqrt(np.asarray(count, np.float64) + 0.375)
 
 
-def _expectations(vocabulary, statistics, values, total) -> dict[str, np.ndarray]:
-    """The targets as their regressors would have them, shaped and ordered as the targets are."""
-    out = {name: np.zeros_like(values[name]) for name in TARGETS}
-    for unit, coefficients in zip(_regressions(vocabulary), statistics.coefficients, strict=True):
+def balance(first, second):
+    """The geometric mean of two residuals of one sign, with that sign; 0 where they differ in it."""
+    return np.sign(first) * np.sqrt(np.maximum(first * second, 0))
+
+
+def _expectations(vocabulary, statistics, values, total) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """The targets as their regressors would have them, and the log lines as all else that is counted of their unit.
+
+    Shaped and ordered as the targets are.
+    """
+    out, lines = {name: np.zeros_like(values[name]) for name in TARGETS}, np.zeros_like(values["logs"])
+    fitted = zip(_regressions(vocabulary), statistics.coefficients, statistics.lines_on_all, strict=True)
+    for unit, coefficients, on_all in fitted:
+        regressors = unit.regressors(values, total)
+        targets = [values[name][:, columns] for name, columns in unit.targets.items()]
         ends = np.cumsum([len(columns) for columns in unit.targets.values()])[:-1]
-        parts = np.split(unit.regressors(values, total) @ coefficients, ends, axis=1)
+        parts = np.split(regressors @ coefficients, ends, axis=1)
         for (name, columns), part in zip(unit.targets.items(), parts, strict=True):
             out[name][:, columns] = part
-    return out
+        if on_all.shape[1]:
+            lines[:, unit.targets["logs"]] = np.concatenate([regressors, *targets], axis=1) @ on_all
+    return out, lines
 
 
 def _shrunk(count, total, top):

@@ -19,7 +19,7 @@ from data_prep.errors import InputError
 from ssad_jax import checkpoint, evaluation_log, methods, prepared, resampling, train
 from ssad_jax import workdir as workdirs
 from ssad_jax.knowledge import Knowledge
-from ssad_jax.prepared import NODE_KINDS, Prepared
+from ssad_jax.prepared import Prepared
 from ssad_jax.report.html import write_report
 from ssad_jax.report.pairs import pair_distances
 from ssad_jax.scoring import output
@@ -35,7 +35,7 @@ from ssad_jax.scoring.detectors import (
     suspect_lists,
 )
 from ssad_jax.scoring.explain import alert_records
-from ssad_jax.scoring.terms import scorer
+from ssad_jax.scoring.terms import log_nodes, scorer
 from ssad_jax.scoring.thresholds import METHODS, decide
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a training run.")
@@ -146,7 +146,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         "num_test_windows": len(test.window),
         "num_null_windows": int((test.label < 0).sum()),
         "num_calibration_windows": len(scored.held_out_terms.window),
-        "masked_log_error": masked_log_error(scored),
+        "masked_log_error": masked_log_error(data, scored),
         "thresholds": _thresholds(data, scored, test, config),
         "alarms": alarm_figures(
             test, find_alarms(test, chosen, config.alerts), own["normal_hours"], [r["since_unix_nano"] for r in records]
@@ -175,15 +175,14 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     return results
 
 
-def masked_log_error(scored: Scored) -> float | None:
+def masked_log_error(data: Prepared, scored: Scored) -> float | None:
     """Mean squared residual of the log nodes' counts on the calibration windows; None without logs in fit time.
 
     Every node was masked when it was predicted: 1 is what the mean of Pearson-scaled counts alone would leave.
     """
-    counts = (scored.place.kind == NODE_KINDS.index("log")) & (scored.place.channel == 0)
-    if counts.sum() < 2:  # lines of unknown services alone
+    if len(log_nodes(data.system)) < 2:  # lines of unknown services alone
         return None
-    return float(np.square(scored.held_out_terms.residual[:, counts], dtype=np.float64).mean())
+    return float(scored.held_out_terms.log_error.mean(dtype=np.float64))
 
 
 def _untrained_detector(data: Prepared, untrained: Scored, settings):

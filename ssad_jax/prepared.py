@@ -27,7 +27,7 @@ import polars as pl
 
 from data_prep.errors import InputError
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 IDENTITY_DIM, CONTEXT_DIM, SIGNAL_DIM = 96, 16, 16  # together 128, the paper's input dimension (Table 2)
 NODE_KINDS = ("service", "log", "metric", "dependency", "event")
 EDGE_KINDS = ("invocation", "ownership", "cooccurrence")

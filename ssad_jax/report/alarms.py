@@ -10,6 +10,7 @@ from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.report import svg
 from ssad_jax.report.text import arrows, clock_text, duration_text, number, plain, quantity, time_text
 from ssad_jax.scoring.assess import TestWindows
+from ssad_jax.scoring.attribution import lines_seen_and_expected
 from ssad_jax.scoring.detectors import Scored
 
 NS = 1_000_000_000
@@ -118,6 +119,10 @@ def _sparks(record: dict, prepared: Prepared, scored: Scored, test: TestWindows)
     around = around[test.segment[around] == test.segment[row]]
     out = []
     for deviation in record["deviations"]:
+        if deviation["kind"] == "log":
+            lines = lines_seen_and_expected(prepared.windows.nodes[test.window[around]], deviation["node"])
+            out.append(spark(*(np.asarray(x, np.float64) for x in lines), int(np.searchsorted(around, row))))
+            continue
         column = _column(scored, prepared, deviation)
         if column is None:
             out.append(Markup(""))

@@ -2,16 +2,17 @@
 
 A node speaks of the service that `System.service` names. A dependency speaks of its two ends: the callee may have
 answered late or wrongly, and a throttled caller makes all its callees look late. What it shows is divided between them
-by what else speaks of each; with nothing else, most of it is the callee's.
+by what else speaks of each: its own nodes, and its other calls in the mean. With nothing else, most of it is the
+callee's.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ssad_jax.prepared import NODE_KINDS, System
+from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, System
 from ssad_jax.scoring.calibration import Calibration, column_errors
-from ssad_jax.scoring.terms import Columns
+from ssad_jax.scoring.terms import LOG_COUNT, Columns
 
 CALLEE_PRIOR, CALLER_PRIOR = 1.0, 0.5  # what speaks of an end before anything does, in calibrated errors
 
@@ -29,32 +30,51 @@ class Deviation(NamedTuple):
 
 
 def service_blame(system: System, calibration: Calibration, node_error: np.ndarray) -> np.ndarray:
-    """[M, services] f32: how far the worst node that speaks of a service exceeds its kind's normal level.
+    """[M, services] f32: how far what speaks of a service exceeds its kind's normal level.
 
-    Node errors are put on their kind's calibrated scale, so that kinds compare as they do in the score; 0 where
-    no node of the service exceeds the worst node of its kind in a median normal window.
+    Node errors are put on their kind's calibrated scale, so that kinds compare as they do in the score; of each kind
+    the worst node counts, and kinds that agree add up as independent ones (root of the sum of squares). 0 where no node
+    of the service exceeds the worst node of its kind in a median normal window.
     """
-    blame = np.zeros((len(node_error), len(system.service_names)), np.float32)
-    calls = []
-    for node in np.flatnonzero(system.node_mask & system.witness.any(1) & (system.service >= 0)):
-        kind = system.kind[node]
-        over = np.maximum((node_error[:, node] - calibration.node_median[kind]) / calibration.node_spread[kind], 0.0)
-        service, caller = system.service[node], system.caller[node]
-        if caller >= 0:
-            calls.append((caller, service, over))
-        else:
-            np.maximum(blame[:, service], over, out=blame[:, service])
-    speaks = blame.copy()  # of each service, everything together
-    for caller, callee, over in calls:
-        speaks[:, caller] += over
-        speaks[:, callee] += over
-    for caller, callee, over in calls:
-        of_callee = np.square(CALLEE_PRIOR + speaks[:, callee] - over)
-        of_caller = np.square(CALLER_PRIOR + speaks[:, caller] - over)
+    real = system.node_mask & system.witness.any(1) & (system.service >= 0)
+    over = np.zeros_like(node_error, np.float32)
+    kind = system.kind[real]
+    over[:, real] = np.maximum((node_error[:, real] - calibration.node_median[kind]) / calibration.node_spread[kind], 0)
+    calls = real & (system.caller >= 0)
+    shape = len(node_error), len(system.service_names)
+    worst = [np.zeros(shape, np.float32) for _ in NODE_KINDS]
+    for node in np.flatnonzero(real & ~calls):
+        _raise(worst[system.kind[node]], system.service[node], over[:, node])
+    own = np.maximum.reduce(worst)
+    served, made = (_Mean(shape, end[calls], over[:, calls]) for end in (system.service, system.caller))
+    for node in np.flatnonzero(calls):
+        caller, callee = system.caller[node], system.service[node]
+        of_callee = np.square(CALLEE_PRIOR + own[:, callee] + served.without(callee, over[:, node]) + made.of(callee))
+        of_caller = np.square(CALLER_PRIOR + own[:, caller] + made.without(caller, over[:, node]) + served.of(caller))
         share = of_callee / (of_callee + of_caller)
-        np.maximum(blame[:, callee], share * over, out=blame[:, callee])
-        np.maximum(blame[:, caller], (1 - share) * over, out=blame[:, caller])
-    return blame
+        _raise(worst[system.kind[node]], callee, share * over[:, node])
+        _raise(worst[system.kind[node]], caller, (1 - share) * over[:, node])
+    return np.sqrt(np.square(worst).sum(0))
+
+
+def _raise(blame: np.ndarray, service: int, to: np.ndarray) -> None:
+    np.maximum(blame[:, service], to, out=blame[:, service])
+
+
+class _Mean:
+    """What the calls at one end of a service say in the mean: one of many that deviates speaks of its other end."""
+
+    def __init__(self, shape: tuple[int, int], service: np.ndarray, over: np.ndarray):
+        self.total, self.count = np.zeros(shape, np.float32), np.bincount(service, minlength=shape[1])
+        for column, s in enumerate(service):
+            self.total[:, s] += over[:, column]
+
+    def of(self, service: int) -> np.ndarray:
+        return self.total[:, service] / max(self.count[service], 1)
+
+    def without(self, service: int, over: np.ndarray) -> np.ndarray:
+        """The same of all calls of that end but one."""
+        return (self.total[:, service] - over) / max(self.count[service] - 1, 1)
 
 
 def suspects(system: System, blame: np.ndarray) -> list[list[str]]:
@@ -92,6 +112,14 @@ def top_deviations(
             )
         )  # fmt: skip
     return out
+
+
+def lines_seen_and_expected(nodes: np.ndarray, node: int):
+    """How often the line of a log node was written, and how often the work done lets expect it; scaled.
+
+    That is what is shown of a line whose `balance` deviates. `nodes`: [..., N, context + signal].
+    """
+    return nodes[..., node, CONTEXT_DIM + LOG_COUNT], nodes[..., node, LOG_COUNT]
 
 
 def observed_signals(nodes: np.ndarray, place: Columns, context_dim: int) -> np.ndarray:

@@ -14,7 +14,7 @@ from ssad_jax import knowledge
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.scoring.alarms import Alarm, find_alarms
 from ssad_jax.scoring.assess import Detector, TestWindows
-from ssad_jax.scoring.attribution import observed_signals, service_blame, top_deviations
+from ssad_jax.scoring.attribution import lines_seen_and_expected, observed_signals, service_blame, top_deviations
 from ssad_jax.scoring.calibration import evidence, kind_names
 from ssad_jax.scoring.detectors import Scored
 from ssad_jax.scoring.raw import MS, Tables, Units
@@ -141,11 +141,14 @@ class _Explainer:
         for d in top_deviations(system, place, self.scored.calibration, self.scored.terms.residual[row], seen):
             if out and d.error < LEAST_ERROR:
                 continue
-            observed, expected, unit = self.units.convert(d.node, d.channel, d.observed, d.expected, start, end)
+            channel, observed, expected = d.channel, d.observed, d.expected
+            if d.kind == "log":
+                channel, (observed, expected) = "count", lines_seen_and_expected(window[0], d.node)
+            observed, expected, unit = self.units.convert(d.node, channel, observed, expected, start, end)
             service = int(system.service[d.node])
             out.append({
                 "node": d.node, "name": d.name, "kind": d.kind,
-                "service": system.service_names[service] if service >= 0 else None, "channel": d.channel,
+                "service": system.service_names[service] if service >= 0 else None, "channel": channel,
                 "observed": float(observed), "expected": float(expected), "unit": unit, "error": d.error,
             })  # fmt: skip
         return out

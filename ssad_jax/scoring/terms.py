@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from ssad_jax.batching import make_batch, resident
-from ssad_jax.prepared import Prepared, System
+from ssad_jax.prepared import NODE_KINDS, Prepared, System
+
+LOG_COUNT = 0  # channel of a log node: how often the line was written
 
 
 class Columns(NamedTuple):
@@ -34,6 +36,7 @@ class Terms(NamedTuple):
     paper_reconstruction: np.ndarray  # [M] f32
     prototype: np.ndarray  # [M] int
     state: np.ndarray | None = None  # [M, H] f32: u_t of one network
+    log_error: np.ndarray | None = None  # [M] f32: mean squared residual of the counts of log lines, each masked once
     read: np.ndarray | None = None  # [M, 2] f32: temporal and prior term as `scoring.states` reads them; None: as above
 
     def take(self, rows) -> "Terms":
@@ -43,6 +46,11 @@ class Terms(NamedTuple):
 def columns(system: System) -> Columns:
     """The residual columns of a system: the channels of its real nodes that speak of faults."""
     return _columns(system, system.witness)
+
+
+def log_nodes(system: System) -> np.ndarray:
+    """The nodes of log lines."""
+    return np.flatnonzero(system.node_mask & (system.kind == NODE_KINDS.index("log")))
 
 
 def all_columns(system: System) -> Columns:
@@ -63,7 +71,7 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
     compilation. Windows are gathered on the host, a batch of runs at a time; the last batch is filled with
     masked runs, so there is one shape. Where a window occurs in several runs its first occurrence counts.
     """
-    place = columns(prepared.system)
+    place, logs = columns(prepared.system), log_nodes(prepared.system)
     length = runs.shape[1] if runs.ndim == 2 else 0
     parts = []
     for first in range(0, len(runs) if length else 0, batch_runs):
@@ -75,15 +83,17 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         index = np.where((ids >= 0).any(1), first + np.arange(batch_runs, dtype=np.int32), -1)
         terms = jax.device_get(score(params, windows, rows, index))
         real = ids >= 0
-        residual = np.asarray(terms.residual)[real][:, place.node, place.channel]
+        everything = np.asarray(terms.residual)[real]
+        residual = everything[:, place.node, place.channel]
+        log_error = np.square(everything[:, logs, LOG_COUNT]).mean(1) if len(logs) else np.zeros(real.sum(), np.float32)
         rest = (terms.temporal, terms.prior, terms.paper_reconstruction, terms.prototype, terms.state)
         position = np.broadcast_to(np.arange(length), ids.shape)[real]
-        parts.append(Terms(ids[real], position, residual, *(np.asarray(a)[real] for a in rest)))
+        parts.append(Terms(ids[real], position, residual, *(np.asarray(a)[real] for a in rest), log_error=log_error))
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
         residual, state = np.zeros((0, len(place.node)), np.float32), np.zeros((0, 1), np.float32)
-        return Terms(no_ids, no_ids, residual, empty, empty, empty, no_ids, state)
+        return Terms(no_ids, no_ids, residual, empty, empty, empty, no_ids, state, log_error=empty)
     whole = joined(parts)
     _, unique = np.unique(whole.window, return_index=True)
     return whole.take(np.sort(unique))
@@ -96,7 +106,7 @@ def joined(parts: list[Terms]) -> Terms:
 
 def averaged(parts: list[Terms]) -> Terms:
     """The mean terms of several networks for the same windows; the nearest prototype is the first network's."""
-    names = ("residual", "temporal", "prior", "paper_reconstruction", "read")
+    names = ("residual", "temporal", "prior", "paper_reconstruction", "read", "log_error")
     means = {name: np.mean([getattr(p, name) for p in parts], axis=0, dtype=np.float32) for name in names}
     return parts[0]._replace(**means)
 

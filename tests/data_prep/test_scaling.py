@@ -133,7 +133,7 @@ def test_coefficients_of_a_part_in_the_units_of_the_whole(vocabulary):
     part = scaling.fit(scaling.moments(some, vocabulary), vocabulary, 3.0, whole.mean)
     assert part.mean is whole.mean
     signal, context = scaling.scale(new, vocabulary, part)
-    np.testing.assert_array_equal(signal["log"], scaling.scale(new, vocabulary, whole)[0]["log"])
+    np.testing.assert_array_equal(signal["log"][..., 0], scaling.scale(new, vocabulary, whole)[0]["log"][..., 0])
     assert np.std(signal["log"][:, 0, 0] - context["log"][:, 0, 0]) < 0.05 * np.std(signal["log"][:, 0, 0])
     own = scaling.fit(scaling.moments(some, vocabulary), vocabulary, 3.0)
     assert own.mean["ops"][2, 0] > whole.mean["ops"][2, 0] + 3
@@ -146,6 +146,40 @@ def test_a_missing_line_stands_out_of_its_expectation(vocabulary):
     new["logs"][:, 0] = 0
     signal, context = scaling.scale(new, vocabulary, statistics)
     assert signal["log"][0, 0, 0] - context["log"][0, 0, 0] < -2
+
+
+def test_balance_is_the_geometric_mean_of_two_residuals_that_agree():
+    first, second = np.array([2.0, -2, 2, 0, -3]), np.array([8.0, -8, -8, 5, 0])
+    assert scaling.balance(first, second).tolist() == [4, -4, 0, 0, 0]
+
+
+def test_coefficients_on_all_others_are_those_of_one_regression_each():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(50, 5)) @ rng.normal(size=(5, 5))
+    penalised = rows.T @ rows / 50 + 0.1 * np.eye(5)
+    got = scaling._on_all_others(penalised, slice(2, 4))
+    for column, target in zip(got.T, (2, 3), strict=True):
+        others = [i for i in range(5) if i != target]
+        direct = np.linalg.solve(penalised[np.ix_(others, others)], penalised[others, target])
+        np.testing.assert_allclose(column[others], direct, rtol=1e-9)
+        assert abs(column[target]) < 1e-12
+    assert scaling._on_all_others(penalised, slice(5, 5)).shape == (5, 0)
+
+
+def test_a_line_that_leaves_its_proportion_to_other_lines_is_out_of_balance(vocabulary):
+    """Two lines as often as one another, but not as often as any operation (a loop over what was asked for)."""
+    fit, new = make_windows(400, vocabulary), make_windows(200, vocabulary, seed=1)
+    for windows in (fit, new):
+        windows["logs"][:, 0] = windows["logs"][:, 1] = 6 * windows["logs"][:, 1]
+    statistics = scaling.fit(scaling.moments(fit, vocabulary), vocabulary, 3.0)
+    signal, context = scaling.scale(new, vocabulary, statistics)
+    left = signal["log"][:, 0, 0] - context["log"][:, 0, 0]
+    normal = signal["log"][:, 0, 1]
+    assert np.abs(left).max() > 4 and np.abs(normal).max() < 0.25 * np.abs(left).max()
+    new["logs"][:, 0] *= 0.5  # an exception in half of the loops
+    halved = scaling.scale(new, vocabulary, statistics)[0]["log"]
+    usual = new["logs"][:, 1] <= 18  # of more lines the half is no fewer than the work done lets expect
+    assert usual.sum() > 50 and np.median(halved[usual, 0, 1]) < -1.5 and (halved[usual, 0, 1] <= 0).all()
 
 
 def test_metrics_of_a_host_are_expected_from_what_runs_on_it(vocabulary):

@@ -1,5 +1,7 @@
 """Whom a deviation is blamed on."""
 
+import dataclasses
+
 import numpy as np
 
 from ssad_jax.scoring.attribution import service_blame, suspects, top_deviations
@@ -42,21 +44,39 @@ def test_a_dependency_with_nothing_else_mostly_blames_the_callee():
 
 def test_a_dependency_is_divided_by_what_else_speaks_of_its_ends():
     out = blame(errors(service_0__service_1=5.0, service_0=3.0))
-    # Of the caller speaks its own 2 as well: (0.5 + 2)^2 to 1^2.
-    np.testing.assert_allclose(out, [[4 * 6.25 / 7.25, 4 / 7.25, 0.0]], rtol=1e-6)
-    # Two calls of one callee speak for one another: (1 + 4)^2 to 0.5^2, and of the middle one (0.5 + 4)^2 to 1^2.
+    # Of the caller speaks its own 2 as well: (0.5 + 2)^2 to 1^2; its own and its share of the call add up as squares.
+    np.testing.assert_allclose(out, [[np.hypot(4 * 6.25 / 7.25, 2), 4 / 7.25, 0.0]], rtol=1e-6)
+    # Two calls of one service speak for one another: (1 + 4)^2 to 0.5^2, and of the middle one (0.5 + 4)^2 to 1^2.
     out = blame(errors(service_0__service_1=5.0, service_1__service_2=5.0))
     np.testing.assert_allclose(out, [[4 * 0.25 / 25.25, 4 * 25 / 25.25, 4 / 21.25]], rtol=1e-6)
     assert suspects(SYSTEM, out) == [["service-1", "service-2", "service-0"]]
 
 
-def test_kinds_compare_on_their_calibrated_scales_and_the_worst_node_counts():
+def test_one_of_many_calls_speaks_of_its_other_end():
+    # A hub that calls three services and is called by none: nodes 0 .. 3 are services, 4 .. 6 its calls.
+    calls = {"caller": [-1] * 4 + [0] * 3, "service": [0, 1, 2, 3, 1, 2, 3], "kind": [0] * 4 + [3] * 3}
+    system = dataclasses.replace(
+        SYSTEM, **{k: np.array(v) for k, v in calls.items()}, node_mask=np.ones(7, bool), witness=np.ones((7, 16), bool),
+        service_names=("hub", "a", "b", "c"),
+    )  # fmt: skip
+    error = np.full((2, 7), 1.0, np.float32)  # a usual node of its kind
+    error[0, 4] = 5.0
+    error[1, 4:] = 5.0
+    out = service_blame(system, calibration(), error)
+    # The hub's other two calls are usual: 1^2 to 0.5^2. Where all three are late: 1^2 to (0.5 + 4)^2.
+    np.testing.assert_allclose(out[0], [0.8, 3.2, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(out[1], [4 * 20.25 / 21.25, *[4 / 21.25] * 3], rtol=1e-6)
+
+
+def test_kinds_compare_on_their_calibrated_scales_and_the_worst_node_of_each_counts():
     error = errors(service_0=4.0, service_2=2.0)
     error[0, NAMES.index("service-1/template 1")] = 7.0  # (7 - 2) / 2 = 2.5, below (4 - 1) / 1 = 3
     error[0, NAMES.index("service-1/template 0")] = 3.0
     out = blame(error)
     np.testing.assert_allclose(out, [[3.0, 2.5, 1.0]])
     assert suspects(SYSTEM, out) == [["service-0", "service-1", "service-2"]]
+    error[0, NAMES.index("service-1")] = 3.0  # another kind that says so: sqrt(2.5^2 + 2^2)
+    np.testing.assert_allclose(blame(error), [[3.0, np.sqrt(10.25), 1.0]], rtol=1e-6)
 
 
 def test_services_without_deviation_are_left_out_and_ties_go_by_name():

@@ -18,7 +18,7 @@ def get_config(variant: str = "knowledge"):
     config.data.update({
         "source": "nezha",
         "tick_seconds": 2.0,  # 1 s ticks lose 0.03-0.05 AUROC: few calls fall into one
-        "stride": 1,  # a window ends every tick: alerts come half a stride earlier than with 2, in the mean
+        "stride": 1,  # a window ends, and may alert, every tick
         "train_stride": 2,
         "sequence_length": 4,
         "batch_size": 8,  # little data: more steps an epoch

@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from ssad_jax.config import default_config
+from ssad_jax.prepared import CONTEXT_DIM
 from ssad_jax.scoring import assess, explain, output
 from ssad_jax.scoring.alarms import Alarm
 from ssad_jax.scoring.calibration import evidence
@@ -120,6 +121,24 @@ def test_deviations_are_in_lines_in_the_window(told):
         np.testing.assert_allclose([first["observed"], first["expected"]], np.maximum(lines, 0), atol=0.006)
         assert first["observed"] > first["expected"] + 9
         assert all(d["error"] >= explain.LEAST_ERROR for d in record["deviations"])
+
+
+def test_a_line_out_of_balance_is_told_in_lines_seen_and_expected(tmp_path):
+    data = make_prepared(segments=32, seed=1)
+    system, nodes = data.system, data.windows.nodes.copy()
+    logs = system.kind == 1
+    nodes[..., logs, CONTEXT_DIM + 1] = 0.5 * (nodes[..., logs, CONTEXT_DIM] - nodes[..., logs, 0])
+    signal, evidence = system.signal_mask.copy(), system.evidence.copy()
+    signal[logs, 1], evidence[logs, 0], evidence[logs, 1] = True, False, True
+    system = dataclasses.replace(
+        system, channels=system.channels | {"log": ["count", "balance"]}, signal_mask=signal, evidence=evidence,
+        witness=evidence,
+    )  # fmt: skip
+    data = dataclasses.replace(data, system=system, windows=dataclasses.replace(data.windows, nodes=nodes))
+    records, test, _ = records_of(with_tables(data, tmp_path))
+    first = true_ones(records)[0]["deviations"][0]
+    assert (first["kind"], first["service"], first["channel"]) == ("log", "service-2", "count")
+    assert first["unit"] == "lines in the window" and first["observed"] > first["expected"] + 9
 
 
 def test_lines_come_by_time_and_template(told):

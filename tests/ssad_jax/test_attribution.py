@@ -56,8 +56,8 @@ def test_one_of_many_calls_speaks_of_its_other_end():
     # A hub that calls three services and is called by none: nodes 0 .. 3 are services, 4 .. 6 its calls.
     calls = {"caller": [-1] * 4 + [0] * 3, "service": [0, 1, 2, 3, 1, 2, 3], "kind": [0] * 4 + [3] * 3}
     system = dataclasses.replace(
-        SYSTEM, **{k: np.array(v) for k, v in calls.items()}, node_mask=np.ones(7, bool), witness=np.ones((7, 16), bool),
-        service_names=("hub", "a", "b", "c"),
+        SYSTEM, **{k: np.array(v) for k, v in calls.items()}, node_mask=np.ones(7, bool),
+        witness=np.ones((7, 16), bool), service_names=("hub", "a", "b", "c"),
     )  # fmt: skip
     error = np.full((2, 7), 1.0, np.float32)  # a usual node of its kind
     error[0, 4] = 5.0

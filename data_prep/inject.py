@@ -5,6 +5,7 @@
 Then prepare `INJECTED` with `data.source=tables`, under `data.protocol=fold:0` ... `fold:4`.
 """
 
+import math
 from collections import Counter
 
 from absl import flags, logging
@@ -18,7 +19,9 @@ SEED = flags.DEFINE_integer("seed", 0, "Decides which faults are injected where.
 UNTIL_SHARE = flags.DEFINE_float(
     "until_share", 0.6, "Only this share of each recording is used, from its begin.", lower_bound=0, upper_bound=1
 )
-COPIES = flags.DEFINE_integer("copies", 1, "Copies of every normal stretch, each with a fault.", lower_bound=1)
+COPIES = flags.DEFINE_integer(
+    "copies", 1, "Copies of every normal stretch, each with a fault.", lower_bound=1, upper_bound=100
+)
 
 
 def main() -> None:
@@ -26,6 +29,8 @@ def main() -> None:
     settings.check(config)
     if not config.data.raw_dir:
         raise InputError("data.raw_dir is empty; set --config.data.raw_dir to the telemetry to inject faults into")
+    if not math.isfinite(UNTIL_SHARE.value):
+        raise InputError("--until_share is not a number; give a share between 0 and 1")
     from data_prep.injection import build
 
     build.check_directory(OUTPUT_DIR.value)

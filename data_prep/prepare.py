@@ -284,7 +284,7 @@ def _write_tables(obs, v: vocabulary.Vocabulary, nodes, directory: Path) -> None
     logs = logs.join(other, on="unit", how="left", maintain_order="left")
     logs = logs.select(
         pl.col(TIME).alias("time_unix_nano"), "service_name", "unit", "alert", "body", "template",
-        node=pl.coalesce("node", "other").fill_null(-1),
+        node=pl.coalesce("node", "other").fill_null(first + len(v.logs) - 1),  # `<unknown>`, as in signals.per_tick
     )  # fmt: skip
     logs.write_parquet(directory / "logs.parquet", compression="zstd")
     for name in ("spans", "calls", "metrics", "events"):

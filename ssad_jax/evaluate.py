@@ -42,8 +42,6 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a training 
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to evaluate; the newest by default.")
 PREPARED_DIR = flags.DEFINE_string("prepared_dir", None, "Another prepared dataset than the run's own.")
 
-UNTRAINED_SEED = 1_000_003  # added to config.seed: not the network that training started from
-
 
 def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, alerts=None, log=None) -> dict:
     """Evaluate a checkpoint of `workdir` and write the results there.
@@ -113,8 +111,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     own = facts["trained_on_this_dataset"]
     scored = score_dataset(score, params, data, settings, own)
     _log(f"scored {len(scored.terms.window)} test windows; scoring the untrained network")
-    fresh = train.init_params(method.init, train.streams(config.seed + UNTRAINED_SEED, train.num_networks(config)))
-    untrained = score_dataset(score, fresh, data, settings, own)
+    untrained = score_dataset(score, train.untrained(config, method.init, config.seed), data, settings, own)
 
     test = test_windows(data.windows, data.faults, scored.terms.window)
     detectors = method_detectors(data, scored, settings)
@@ -178,7 +175,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
 def masked_log_error(data: Prepared, scored: Scored) -> float | None:
     """Mean squared residual of the log nodes' counts on the calibration windows; None without logs in fit time.
 
-    Every node was masked when it was predicted: 1 is what the mean of Pearson-scaled counts alone would leave.
+    Every node was masked when it was predicted; about 1 is what Poisson noise would leave of the true rates.
     """
     if len(log_nodes(data.system)) < 2:  # lines of unknown services alone
         return None
@@ -188,7 +185,8 @@ def masked_log_error(data: Prepared, scored: Scored) -> float | None:
 def _untrained_detector(data: Prepared, untrained: Scored, settings):
     name = settings.variant
     held_out, test = getattr(untrained.held_out, name), getattr(untrained.scores, name)
-    return make_detector("untrained", held_out, test, settings, suspect_lists(data, untrained))
+    layout = overlap_of(data, untrained)
+    return make_detector("untrained", held_out, test, settings, layout, suspect_lists(data, untrained))
 
 
 def _thresholds(data: Prepared, scored: Scored, test: TestWindows, config) -> dict:

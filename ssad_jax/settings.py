@@ -51,6 +51,8 @@ def check(config) -> None:
             f"knowledge.path={config.knowledge.path!r} is not a file; start from the directory that it is relative to, "
             "or set --config.knowledge.path"
         )
+    if config.seed < 0:
+        raise InputError(f"seed={config.seed} cannot be used; set --config.seed to 0 or more")
     for key, choices in CHOICES.items():
         _require(config, key, lambda x, choices=choices: x in choices, " or ".join(map(str, choices)))
     for key, least in WHOLE.items():

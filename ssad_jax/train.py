@@ -27,6 +27,8 @@ from ssad_jax.knowledge import load as load_knowledge
 from ssad_jax.prepared import Prepared
 from ssad_jax.run_log import RunLog
 
+UNTRAINED_SEED = 1_000_003  # added to the seed: not the networks that training started from
+
 
 def make_optimizer(config) -> optax.GradientTransformation:
     """AdamW after clipping the global norm of the gradient."""
@@ -111,6 +113,11 @@ def init_state(init, optimizer: optax.GradientTransformation, streams: np.ndarra
         return {"params": params, "opt": optimizer.init(params), "step": jnp.zeros((), jnp.int32), "stream": stream}
 
     return lax.map(of_one, jnp.asarray(streams))
+
+
+def untrained(config, init, seed: int):
+    """Parameters [K, ...] of networks that no run with this seed starts from."""
+    return init_params(init, streams(seed + UNTRAINED_SEED, num_networks(config)))
 
 
 def init_params(init, streams: np.ndarray):

@@ -53,13 +53,14 @@ def cell_hash(split: Split, family: Family, seed: int) -> str:
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 
-def program() -> str:
-    """Fingerprint of the source files that scores come from."""
-    root, digest = Path(__file__).parents[1], hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(OUTSIDE):
-            digest.update(name.encode() + b"\0" + path.read_bytes())
+def program(*packages) -> str:
+    """Fingerprint of the source files of packages that scores come from."""
+    digest = hashlib.sha256()
+    for root in (Path(package.__file__).parent for package in packages):
+        for path in sorted(root.rglob("*.py")):
+            name = path.relative_to(root).as_posix()
+            if not name.startswith(OUTSIDE):
+                digest.update(name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
+import ssad_jax
+from ssad_jax import train
 from ssad_jax.comparison import cells
-from ssad_jax.comparison.families import RECIPE, Family
-from ssad_jax.comparison.fit import fit, make_method, untrained
+from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, Family
+from ssad_jax.comparison.fit import fit, make_method
 from ssad_jax.comparison.splits import Split
 from ssad_jax.floors import FLOORS
 from ssad_jax.floors.cross_fit import Windows
-from ssad_jax.floors.linear import score_linear
+from ssad_jax.floors.linear import closed_form, score_linear
 from ssad_jax.floors.pyod import PYOD
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.calibration import kind_names
@@ -39,12 +41,15 @@ def compute(family: Family, split: Split, seeds: list[int], cache: dict) -> Iter
     if family.kind in ("trained", "untrained"):
         method = make_method(config, split)
         score = scorer(method)
-        fresh = ((seed, untrained(config, seed, method)) for seed in seeds)
+        fresh = ((seed, train.untrained(config, method.init, seed)) for seed in seeds)
         for seed, params in fresh if family.kind == "untrained" else fit(config, split, seeds, method):
             yield seed, scored_detectors(split, score_dataset(score, params, data, config.score))
         jax.clear_caches()  # each training's programs would stay: 0.1 GB apiece
     elif family.kind == "recipe":
-        scored = score_linear(data, config.score, processor=family.name != RECIPE)
+        if family.name == CLOSED_FORM:
+            scored = closed_form(data, config.score)
+        else:
+            scored = score_linear(data, config.score, processor=family.name != RECIPE)
         detectors = scored_detectors(split, scored)
         for seed in seeds:
             yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}
@@ -59,7 +64,7 @@ def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detecto
     held_out, test = windows.scores((FLOORS | PYOD)[family.name], seed)
     if family.name == "all_positive":
         return with_threshold(ONLY, test, Threshold(0.0, "always"))
-    return make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, None, _overlap(split))
+    return make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, _overlap(split))
 
 
 def _overlap(split: Split):
@@ -70,7 +75,7 @@ def _overlap(split: Split):
 def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(x - median) / (q95 - median) of the held-out scores: raw scores of several splits can be pooled so.
 
-    Method A's calibrated scores and terms are on this scale already.
+    Calibrated scores and terms need no such scale: they were calibrated on the split's held-out windows.
     """
     middle, high = np.quantile(held_out, [0.5, 0.95])
     spread = high - middle if high > middle else held_out.std() or 1.0
@@ -90,7 +95,7 @@ def scored_detectors(split: Split, scored: Scored) -> dict[str, Detector]:
     pairs |= {f"kind {k}": (low.kind[:, i], high.kind[:, i]) for i, k in enumerate(kind_names(scored.calibration))}
     layout, settings = _overlap(split), split.config.score
     return {
-        name: make_detector(name, held_out, test, settings, names if name in ("calibrated", "paper") else None, layout)
+        name: make_detector(name, held_out, test, settings, layout, names if name in ("calibrated", "paper") else None)
         for name, (held_out, test) in pairs.items()
     }
 
@@ -99,7 +104,7 @@ class Store:
     """The cells of a comparison: what is on disk, and what is still to be computed."""
 
     def __init__(self, workdir: Path, say):
-        self._workdir, self._say, self._program = Path(workdir), say, cells.program()
+        self._workdir, self._say, self._program = Path(workdir), say, cells.program(ssad_jax)
         self.computed, self.other_program = 0, 0
 
     def ensure(self, family: Family, split: Split, seeds: list[int], cache: dict) -> None:

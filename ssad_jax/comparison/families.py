@@ -9,6 +9,7 @@ import difflib
 import importlib.util
 
 from data_prep.errors import InputError
+from ssad_jax import settings
 from ssad_jax.floors import FLOORS
 from ssad_jax.floors.pyod import PYOD
 
@@ -26,7 +27,8 @@ ABLATIONS: dict[str, dict] = {
     "shuffled_rules": {"knowledge.variant": "shuffled"},
     "random_knowledge": {"knowledge.variant": "random"},
 }
-RECIPES = (RECIPE, "linear_cpu")
+CLOSED_FORM = "closed_form"
+RECIPES = (RECIPE, "linear_cpu", CLOSED_FORM)
 SEEDED = ("random", "iforest", "pyod_iforest")  # of the closed and the library's ones; the others give equal scores
 
 
@@ -76,7 +78,9 @@ def select(names: str, config) -> tuple[list[Family], list[str]]:
     if names.strip() != "all":
         wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
         for name in wanted:
-            if name not in known:
+            if name in known:
+                settings.check(known[name].config(config))
+            else:
                 near = difflib.get_close_matches(name, known, 1)
                 hint = f"did you mean {near[0]!r}? " if near else ""
                 raise InputError(f"--detectors: {name!r} is unknown; {hint}there are all, {', '.join(known)}")
@@ -89,7 +93,7 @@ def select(names: str, config) -> tuple[list[Family], list[str]]:
     for family in known.values():
         if family.kind == "pyod" and missing:
             continue
-        if why := _pointless(family, config):
+        if why := _pointless(family, config) or _unusable(family, config):
             notes.append(f"{family.name} is left out: {why}")
         else:
             out.append(family)
@@ -104,6 +108,15 @@ def _pointless(family: Family, config) -> str:
         return "there are no rules (knowledge.path is empty)"
     if family.overrides and all(_value(config, key) == value for key, value in family.overrides):
         return f"the config has {', '.join(f'{k}={v}' for k, v in family.overrides)} already"
+    return ""
+
+
+def _unusable(family: Family, config) -> str:
+    """Why nothing can be trained with a family's settings; '' if it can."""
+    try:
+        settings.check(family.config(config))
+    except InputError as error:
+        return str(error)
     return ""
 
 

@@ -7,8 +7,6 @@ import jax
 from ssad_jax import methods, train
 from ssad_jax.comparison.splits import Split
 
-UNTRAINED_SEED = 1_000_003  # added to the seed: not the networks that training started from
-
 
 def make_method(config, split: Split):
     """The method of a config for the split's system; its compiled programs are kept where `config.train` says so."""
@@ -34,8 +32,3 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
         params = train.fit(config, split.prepared, group, method) if group else None
         for i, seed in enumerate(group):
             yield seed, jax.tree.map(lambda p, i=i: p[i], params)
-
-
-def untrained(config, seed: int, method):
-    """Parameters [K, ...] before training."""
-    return train.init_params(method.init, train.streams(seed + UNTRAINED_SEED, train.num_networks(config)))

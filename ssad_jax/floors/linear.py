@@ -13,7 +13,7 @@ import numpy as np
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.scoring.attribution import observed_signals
 from ssad_jax.scoring.detectors import Scored, calibrate
-from ssad_jax.scoring.terms import Columns, Terms, all_columns
+from ssad_jax.scoring.terms import Columns, Terms, all_columns, columns
 
 NET_LATENCY = "net latency, mean"  # of the calls in a window; their maximum has too heavy a tail
 PROCESSOR = re.compile(r"cpu", re.IGNORECASE)
@@ -29,6 +29,17 @@ def score_linear(prepared: Prepared, score_config, processor: bool = False) -> S
         InputError: there are no calibration windows.
     """
     return score_expectations(prepared, _columns(prepared, processor), score_config)
+
+
+def closed_form(prepared: Prepared, score_config) -> Scored:
+    """Score a dataset by its closed-form expectations alone, on all columns that method A's scores are made of.
+
+    What a network adds is what it gains over this: signals, balance, calibration and blame are the same.
+
+    Raises:
+        InputError: there are no calibration windows.
+    """
+    return score_expectations(prepared, columns(prepared.system), score_config)
 
 
 def score_expectations(prepared: Prepared, place: Columns, score_config) -> Scored:

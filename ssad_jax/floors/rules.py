@@ -17,7 +17,7 @@ def fit_count_rule(fit: Signals, seed: int) -> Score:
     are summed.
     """
     errors = np.array([bool(ERRORS.search(c)) for c in fit.channel], bool)
-    logs = (fit.kind == "log") & ~errors
+    logs = (fit.kind == "log") & (fit.channel != "balance") & ~errors
     calls = np.isin(fit.kind, ["service", "dependency"]) & ~errors
     calls &= np.array([bool(COUNTS.search(c)) for c in fit.channel], bool)
     groups = [(g, signed) for g, signed in ((logs, False), (calls, False), (errors, True)) if g.any()]

@@ -128,7 +128,7 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
     axis.set_xscale("symlog", linthresh=2)
     _plain_numbers(axis.xaxis)
     axis.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="calibrated term (above 1: 5% of normal windows)")
+    axis.set(xlabel="calibrated term (most normal runs stay below 1)")
     figure.legend(loc="outside upper center", ncols=len(terms))
     return _uri(figure)
 

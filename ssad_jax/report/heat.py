@@ -11,7 +11,7 @@ from ssad_jax.report import svg
 
 # Light to dark, so that order survives colour blindness and grey print (after Brewer's YlOrBr, from white).
 RAMP = ((255, 255, 255), (254, 240, 201), (254, 205, 110), (246, 148, 44), (208, 84, 8), (140, 45, 4), (84, 24, 4))
-USUAL = 0.12  # of the ramp, where it begins: 5% of normal windows have a higher blame than that stands for
+USUAL = 0.12  # of the ramp, where it begins: at what most normal runs stay below
 
 
 def pixels(share: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def ink_on(share: float) -> str:
 
 
 def blame_share(blame, top: float):
-    """Blame on the ramp: 0 up to what 5% of normal windows exceed (1), then logarithmic up to `top`."""
+    """Blame on the ramp: 0 up to what most normal runs stay below (1), then logarithmic up to `top`."""
     top = max(top, 10.0)
     return np.clip(USUAL + (1 - USUAL) * np.log(np.maximum(blame, 1e-9)) / np.log(top), 0, 1) * (np.asarray(blame) > 1)
 

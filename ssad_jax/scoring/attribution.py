@@ -49,6 +49,9 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     served, made = (_Mean(shape, end[calls], over[:, calls]) for end in (system.service, system.caller))
     for node in np.flatnonzero(calls):
         caller, callee = system.caller[node], system.service[node]
+        if caller == callee:
+            _raise(worst[system.kind[node]], callee, over[:, node])
+            continue
         of_callee = np.square(CALLEE_PRIOR + own[:, callee] + served.without(callee, over[:, node]) + made.of(callee))
         of_caller = np.square(CALLER_PRIOR + own[:, caller] + made.without(caller, over[:, node]) + served.of(caller))
         share = of_callee / (of_callee + of_caller)

@@ -5,9 +5,9 @@ The steps, each of which makes a fault that touches one service visible in a sys
 1. A residual is divided by its own normal scale (root mean square on fit and calibration windows, floored).
 2. A node's error is the largest of its channels; a kind's error is the largest of its nodes (a mean over
    hundreds of nodes would drown one).
-3. Each kind is calibrated on held-out normal windows: (x - median) / (q95 - median), so that 0 is usual and 1
-   is exceeded by 5% of normal windows. The largest kind is the reconstruction term.
-4. The temporal and the prior term are calibrated the same way.
+3. Each kind is calibrated on held-out normal windows, so that 0 is their median and 1 what the worst window of three
+   normal runs in four stays below. The largest kind is the reconstruction term.
+4. The temporal and the prior term are put on the scale (x - median) / (q95 - median).
    The state that both are made of starts from zero: in a run's first windows, until it has seen one window length
    of history, they are 0 (no evidence) and nothing is calibrated on them.
 5. score = alpha * evidence(reconstruction) + beta * evidence(temporal) + eta * evidence(prior), where
@@ -19,7 +19,8 @@ Measured on simulated systems only (docs/method.md).
 
 A calibration run is judged by scales that were fitted without it (leave one run out), because the maximum over
 nodes picks exactly those residuals that inflate their own scale; otherwise calibration scores would be smaller
-than those of new windows and thresholds too low.
+than those of new windows and thresholds too low. The centre is that of all runs, which matters where they are few
+(docs/alerts.md).
 """
 
 import dataclasses
@@ -62,7 +63,7 @@ class Calibration:
 
 
 class Scores(NamedTuple):
-    """Calibrated scores of M windows; 0 is usual, 1 is exceeded by 5% of normal windows."""
+    """Calibrated scores of M windows; 0 is usual, 1 is what most normal runs stay below."""
 
     calibrated: np.ndarray  # [M]
     paper: np.ndarray  # [M]: the paper's formula to the letter, alpha = beta = eta = 1

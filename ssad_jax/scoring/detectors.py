@@ -14,7 +14,7 @@ from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration,
 from ssad_jax.scoring.conformal import Overlap, overlap
 from ssad_jax.scoring.states import read_states
 from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
-from ssad_jax.scoring.thresholds import Threshold, decide
+from ssad_jax.scoring.thresholds import Threshold, alerts, decide
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,18 +106,23 @@ def _same_length(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.
     return padded[0], padded[1]
 
 
-def make_detector(name, held_out: np.ndarray, test: np.ndarray, score_config, names=None, overlap=None) -> Detector:
+def make_detector(
+    name, held_out: np.ndarray, test: np.ndarray, score_config, layout: Overlap | None, names=None
+) -> Detector:
     """A detector that alerts above the threshold of its own held-out scores.
 
-    Args: held_out, test: scores in time order; overlap: a `conformal.Overlap`; None: no two windows share a tick.
+    Args:
+        held_out, test: scores in time order.
+        layout: how the held-out windows lie in time; None: no two share a tick.
+        names: suspects of each test window.
     """
-    decided = decide(held_out, test, score_config, overlap)
+    decided = decide(held_out, test, score_config, layout)
     threshold = decided.threshold
     return Detector(name, test, threshold.value, threshold.method, decided.alert, names, decided.p_value)
 
 
 def with_threshold(name, test: np.ndarray, threshold: Threshold, names=None) -> Detector:
-    return Detector(name, test, threshold.value, threshold.method, test > threshold.value, names)
+    return Detector(name, test, threshold.value, threshold.method, alerts(test, threshold), names)
 
 
 def overlap_of(prepared: Prepared, scored: Scored) -> Overlap:
@@ -138,11 +143,11 @@ def method_detectors(prepared: Prepared, scored: Scored, score_config) -> dict[s
     low, high = scored.held_out, scored.scores
 
     def build(name, suspected=None):
-        return make_detector(name, getattr(low, name), getattr(high, name), score_config, suspected, layout)
+        return make_detector(name, getattr(low, name), getattr(high, name), score_config, layout, suspected)
 
     kinds = {}
     for i, kind in enumerate(kind_names(scored.calibration)):
-        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config, None, layout)
+        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config, layout)
     return {
         "variants": {name: build(name, names) for name in ("calibrated", "paper")},
         "terms": {name: build(name) for name in ("reconstruction", "temporal", "prior")},
@@ -161,5 +166,5 @@ def floor_detectors(prepared: Prepared, scored: Scored, score_config, seed: int)
         if name == "all_positive":
             out[name] = with_threshold(name, test, Threshold(0.0, "always"))
         else:
-            out[name] = make_detector(name, held_out, test, score_config, None, layout)
+            out[name] = make_detector(name, held_out, test, score_config, layout)
     return out

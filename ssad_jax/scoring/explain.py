@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from data_prep.errors import InputError
+from data_prep.vocabulary import UNKNOWN
 from ssad_jax import knowledge
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, Prepared
 from ssad_jax.scoring.alarms import Alarm, find_alarms
@@ -20,6 +21,7 @@ from ssad_jax.scoring.detectors import Scored
 from ssad_jax.scoring.raw import MS, Tables, Units
 
 MOST_SUSPECTS, LINES_OF, LONGEST_LINE = 5, 3, 600
+SERVICE = NODE_KINDS.index("service")
 LEAST_ERROR = 1.0  # normal scales; of the deviations but the first
 LOG_COLUMNS = ("service_name", "body", "template", "node", "alert")
 
@@ -154,7 +156,10 @@ class _Explainer:
         return out
 
     def _log_lines(self, start: int, end: int, nodes: list[int], services: list[str]) -> list[dict]:
-        """Lines of the deviating log nodes first, then warnings and errors of the suspects, then their other lines."""
+        """Lines of the deviating log nodes first, then warnings and errors of the suspects, then their other lines.
+
+        Each deviating node in turn, the worst first, gives its next line, so that one of them cannot fill the list.
+        """
         logs = self.tables.between("logs", start, end, LOG_COLUMNS)
         if logs is None or not self.settings.log_lines:
             return []
@@ -165,6 +170,11 @@ class _Explainer:
             .filter(pl.col("rank") < 3)
             .sort("rank", "time_unix_nano", maintain_order=True)
             .unique(["service_name", "body"], keep="first", maintain_order=True)
+            .with_columns(
+                turn=pl.when(pl.col("rank") == 0).then(pl.int_range(pl.len()).over("rank", "node")).otherwise(0),
+                place=pl.col("node").replace_strict(nodes, range(len(nodes)), default=len(nodes)),
+            )
+            .sort("rank", "turn", "place", "time_unix_nano", maintain_order=True)
             .head(self.settings.log_lines)
         )
         texts = self.prepared.manifest.get("templates", [])
@@ -192,13 +202,13 @@ class _Explainer:
                 mine = calls.filter((pl.col("caller") == caller) & (pl.col("callee") == callee))
                 lists.append((d["service"], _worst(mine, "gap_ns" if "net latency" in d["channel"] else "duration_ns")))
             elif d["kind"] == "service" and spans is not None:
-                lists.append((d["service"], _worst(spans.filter(pl.col("unit") == d["name"]), "self_ns")))
+                lists.append((d["service"], _worst(spans.filter(self._of_units([d["name"]])), "self_ns")))
         if not any(rows for _, rows in lists) and spans is not None:
-            is_service = (system.kind == NODE_KINDS.index("service")) & system.node_mask
+            is_service = (system.kind == SERVICE) & system.node_mask
             for name in services:
                 nodes = np.flatnonzero(is_service & (system.service == system.service_names.index(name)))
                 units = [system.node_names[n] for n in nodes]
-                lists.append((name, _worst(spans.filter(pl.col("unit").is_in(units)), "self_ns")))
+                lists.append((name, _worst(spans.filter(self._of_units(units)), "self_ns")))
         chosen: dict[str, dict] = {}
         for turn in range(self.settings.traces):
             for service, rows in lists:
@@ -209,6 +219,16 @@ class _Explainer:
                         "start_unix_nano": row["time_unix_nano"], "duration_ms": row["duration_ns"] / MS,
                     })  # fmt: skip
         return list(chosen.values())
+
+
+    def _of_units(self, units: list[str]) -> pl.Expr:
+        """Spans of service nodes; `<unknown>` stands for every unit that fit time has not seen."""
+        own = pl.col("unit").is_in(units)
+        if UNKNOWN not in units:
+            return own
+        system = self.prepared.system
+        known = [system.node_names[n] for n in np.flatnonzero(system.node_mask & (system.kind == SERVICE))]
+        return own | ~pl.col("unit").is_in(known)
 
 
 def truth(test: TestWindows, alarm: Alarm) -> str | None:

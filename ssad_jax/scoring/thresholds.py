@@ -112,6 +112,12 @@ def choose_threshold(scores: np.ndarray, score_config, effective: int | None = N
     )
 
 
+def alerts(scores: np.ndarray, threshold: Threshold) -> np.ndarray:
+    """[M] bool. A score that is not finite (a diverged model) alerts: it must not be silent."""
+    scores = np.asarray(scores, np.float64)
+    return np.where(np.isfinite(scores), scores, np.inf) > threshold.value
+
+
 class Decision(NamedTuple):
     """How M windows are judged."""
 
@@ -142,7 +148,7 @@ def decide(held_out: np.ndarray, test: np.ndarray, score_config, overlap: confor
         longest, accept_after = LONGEST * (together + 1), score_config.accept_windows * together
         online = conformal.adaptive(rest_on, test, score_config.false_alarm_rate, longest, accept_after)
         return Decision(threshold, online.p_value, online.alert)
-    return Decision(threshold, conformal.p_values(rest_on, test), test > threshold.value)
+    return Decision(threshold, conformal.p_values(rest_on, test), alerts(test, threshold))
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What the studies share: a detector that needs no training, intervals, and how results are written."""
+"""What the studies share: a trained detector, intervals, and how results are kept and written."""
 
 import json
 import math
@@ -7,39 +7,43 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import beta
 
+import data_prep
+import ssad_jax
 from data_prep.errors import InputError
 from ssad_jax import methods, parallel, settings, train, workdir
+from ssad_jax.comparison.cells import program
 from ssad_jax.evaluation_log import config_hash
-from ssad_jax.floors.linear import score_expectations
 from ssad_jax.prepared import Prepared
 from ssad_jax.scoring import output
 from ssad_jax.scoring.detectors import Scored, score_dataset
-from ssad_jax.scoring.terms import columns, scorer
+from ssad_jax.scoring.terms import scorer
 
 
-def begin(config, directory: Path, results: Path, **others) -> None:
+def begin(config, directory: Path, results: Path, hours: float) -> None:
     """Check the settings and both directories before hours are spent; `directory` keeps cells of one study alone.
 
-    Args: others: what cells depend on besides the config.
+    Args: hours: simulated time of a system, which cells depend on as on the config.
 
     Raises:
-        InputError: a setting cannot be used, a directory cannot be written, or it keeps cells of other settings.
+        InputError: a setting cannot be used, a directory cannot be written, or it keeps cells of other settings or of
+            another program.
     """
     settings.check(config)
+    if not math.isfinite(hours):
+        raise InputError("--hours is not a number; give the simulated hours of a system")
     workdir.make(results, "output")
     path = workdir.make(directory) / "settings.json"
-    now = {"config": config_hash(config), **others}
-    if path.is_file() and json.loads(path.read_text()) != now:
-        raise InputError(f"{directory} keeps results of other settings; delete it or name another --workdir")
+    now = {"config": config_hash(config), "program": program(ssad_jax, data_prep), "hours": hours}
+    try:
+        same = not path.is_file() or json.loads(path.read_text()) == now
+    except ValueError:
+        same = False
+    if not same:
+        raise InputError(
+            f"{directory} keeps results of other settings, or of another version of the program; delete it or name "
+            "another --workdir"
+        )
     output.write_json(path, now)
-
-
-def closed_form(prepared: Prepared, score_config) -> Scored:
-    """The dataset scored by its closed-form expectations alone, on all channels that scores are made of; no network.
-
-    Calibrated as a method's residuals are; the temporal and the prior term are 0.
-    """
-    return score_expectations(prepared, columns(prepared.system), score_config)
 
 
 def trained(prepared: Prepared, config, workdir: Path) -> Scored:

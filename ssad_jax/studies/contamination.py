@@ -22,11 +22,12 @@ from data_prep.prepare import prepare
 from data_prep.simulate import simulate
 from data_prep.simulate.faults import Fault, schedule
 from ssad_jax import metrics, prepared
+from ssad_jax.floors.linear import closed_form
 from ssad_jax.scoring import output
 from ssad_jax.scoring.assess import test_windows
 from ssad_jax.scoring.detectors import overlap_of
 from ssad_jax.scoring.thresholds import METHODS, decide
-from ssad_jax.studies.common import begin, closed_form, table, trained, write_results
+from ssad_jax.studies.common import begin, table, trained, write_results
 
 SHARES = (0.0, 0.01, 0.05, 0.1)
 KINDS = ("restart", "latency", "error", "cpu")  # never memory and message_loss: this study is about choosing
@@ -67,15 +68,16 @@ def cell(workdir: Path, config, share: float, seed: int, hours: float) -> dict:
         return json.loads((directory / "cell.json").read_text())
     own, seconds = config.copy_and_resolve_references(), hours * 3600
     border = own.data.train_share * seconds
-    shutil.rmtree(directory, ignore_errors=True)
     faults = plan(seconds, border, share, FIRST_SEED + seed)
-    simulate(directory / "raw", hours=hours, seed=FIRST_SEED + seed, plan=faults)
     own.data.update({
         "source": "openstack", "raw_dir": str(directory / "raw"), "prepared_dir": str(directory / "prepared"),
         "train_on": "all",
     })  # fmt: skip
     own.seed = seed
-    prepare(own)
+    if not prepared.exists(own.data.prepared_dir):  # else a run that was stopped goes on
+        shutil.rmtree(directory, ignore_errors=True)
+        simulate(directory / "raw", hours=hours, seed=FIRST_SEED + seed, plan=faults)
+        prepare(own)
     data = prepared.load(own.data.prepared_dir)
     train = (data.windows.part == 0) | (data.windows.part == 1)
     results = {

@@ -15,8 +15,9 @@ from data_prep import sources
 from data_prep.prepare import prepare
 from data_prep.simulate import simulate
 from ssad_jax import prepared
+from ssad_jax.floors.linear import closed_form
 from ssad_jax.scoring import output
-from ssad_jax.studies.common import closed_form, trained
+from ssad_jax.studies.common import trained
 
 TRAIN_SHARE, CALIBRATION_SHARE = 0.65, 0.5
 CONCURRENCY = {"boot": 1, "image": 1, "network": 1}
@@ -93,7 +94,9 @@ def _tables(workdir: Path, config, number: int, drift: str, hours: float) -> Pat
             partial.mkdir(parents=True)
             for table, frame in changed.items():
                 frame.write_parquet(partial / f"{table}.parquet")
-            partial.rename(workdir / f"tables-{number:02d}-{name}")
+            target = workdir / f"tables-{number:02d}-{name}"
+            if not target.exists():  # a run that was killed here has left some
+                partial.rename(target)
     return directory
 
 

@@ -8,12 +8,12 @@ import polars as pl
 import pytest
 
 from ssad_jax.config import default_config
+from ssad_jax.floors.linear import closed_form
 from ssad_jax.prepared import CONTEXT_DIM
 from ssad_jax.scoring import assess, explain, output
 from ssad_jax.scoring.alarms import Alarm
 from ssad_jax.scoring.calibration import evidence
 from ssad_jax.scoring.detectors import make_detector, overlap_of, suspect_lists
-from ssad_jax.studies.common import closed_form
 from tests.synthetic import make_prepared
 
 NS = 1_000_000_000
@@ -65,8 +65,8 @@ def records_of(data, config=None):
     scored = closed_form(data, config.score)
     test = assess.test_windows(data.windows, data.faults, scored.terms.window)
     detector = make_detector(
-        "calibrated", scored.held_out.calibrated, scored.scores.calibrated, config.score, suspect_lists(data, scored),
-        overlap_of(data, scored),
+        "calibrated", scored.held_out.calibrated, scored.scores.calibrated, config.score, overlap_of(data, scored),
+        suspect_lists(data, scored),
     )  # fmt: skip
     records = explain.alert_records(data, scored, test, detector, ["broken-line"] * len(test.window), config)
     return records, test, detector

@@ -68,6 +68,12 @@ def test_one_of_many_calls_speaks_of_its_other_end():
     np.testing.assert_allclose(out[1], [4 * 20.25 / 21.25, *[4 / 21.25] * 3], rtol=1e-6)
 
 
+def test_a_call_of_a_service_to_itself_is_its_own():
+    system = dataclasses.replace(SYSTEM, caller=np.where(SYSTEM.caller >= 0, SYSTEM.service, SYSTEM.caller))
+    error = errors(service_0__service_1=5.0)
+    np.testing.assert_allclose(service_blame(system, calibration(), error), [[0.0, 4.0, 0.0]])
+
+
 def test_kinds_compare_on_their_calibrated_scales_and_the_worst_node_of_each_counts():
     error = errors(service_0=4.0, service_2=2.0)
     error[0, NAMES.index("service-1/template 1")] = 7.0  # (7 - 2) / 2 = 2.5, below (4 - 1) / 1 = 3

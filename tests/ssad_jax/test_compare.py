@@ -238,6 +238,12 @@ def test_what_cannot_be_compared_is_named(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pyod" else find(name))
     with pytest.raises(InputError, match=r"pip install -e \"\.\[baselines\]\""):
         families.select("pyod_lof", config)
+    alone = config.copy_and_resolve_references()
+    alone.loss.contrastive = alone.loss.knowledge = 0.0
+    with pytest.raises(InputError, match="all terms of the loss are switched off"):
+        families.select("no_reconstruction", alone)
+    kept, why = families.select("all", alone)
+    assert "no_reconstruction" not in {f.name for f in kept} and any("switched off" in note for note in why)
     chosen, notes = families.select("all", config)
     assert not [f for f in chosen if f.kind == "pyod"]
     assert [n for n in notes if "PyOD is not installed" in n and n.startswith("pyod_iforest, ")]

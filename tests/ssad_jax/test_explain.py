@@ -159,6 +159,28 @@ def test_lines_come_by_time_and_template(told):
             assert line["template"] == {"u": "usual <num>", "<": "<hostile> template", "w": None}[line["body"][0]]
 
 
+def test_each_deviating_template_gives_a_line_in_turn_the_worst_first(told):
+    data, records, test, detector = told
+    scored = closed_form(data, default_config("test").score)
+    explainer = explain._Explainer(data, scored, test, detector, ["x"] * len(test.window), default_config("test"))
+    start, end = records[0]["peak_start_unix_nano"], records[0]["peak_end_unix_nano"]
+    nodes = [data.system.node_names.index(f"service-{name}") for name in ("2/template 1", "0/template 0")]
+    lines = [line["body"].split()[0] for line in explainer._log_lines(start, end, nodes, [])]
+    assert lines == ["warning", "usual"] * 4
+
+
+def test_spans_of_units_that_fit_time_has_not_seen_are_those_of_unknown(told):
+    data, _, test, detector = told
+    names = list(data.system.node_names)
+    names[names.index("service-0")] = "<unknown>"
+    data = dataclasses.replace(data, system=dataclasses.replace(data.system, node_names=tuple(names)))
+    scored = closed_form(data, default_config("test").score)
+    explainer = explain._Explainer(data, scored, test, detector, ["x"] * len(test.window), default_config("test"))
+    units = pl.DataFrame({"unit": ["service-1", "service-2", "new", "<unknown>"]})
+    assert units.filter(explainer._of_units(["<unknown>"]))["unit"].to_list() == ["new", "<unknown>"]
+    assert units.filter(explainer._of_units(["service-2"]))["unit"].to_list() == ["service-2"]
+
+
 def test_failed_traces_come_first(told):
     _, records, *_ = told
     for record in true_ones(records):

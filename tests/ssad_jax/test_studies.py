@@ -93,7 +93,7 @@ def small_config():
     return config
 
 
-def test_a_workdir_is_of_one_study(tmp_path):
+def test_a_workdir_is_of_one_study(tmp_path, monkeypatch):
     config = small_config()
     for _ in range(2):
         common.begin(config, tmp_path / "days", tmp_path / "out", hours=1.0)
@@ -101,6 +101,15 @@ def test_a_workdir_is_of_one_study(tmp_path):
     for changed, hours in ((config, 1.0), (small_config(), 2.0)):
         with pytest.raises(InputError, match="results of other settings.*name another --workdir"):
             common.begin(changed, tmp_path / "days", tmp_path / "out", hours=hours)
+    with monkeypatch.context() as patched:
+        patched.setattr(common, "program", lambda *packages: "another")
+        with pytest.raises(InputError, match="another version of the program"):
+            common.begin(small_config(), tmp_path / "days", tmp_path / "out", hours=1.0)
+    (tmp_path / "days" / "settings.json").write_text("{")
+    with pytest.raises(InputError, match="results of other settings"):
+        common.begin(small_config(), tmp_path / "days", tmp_path / "out", hours=1.0)
+    with pytest.raises(InputError, match="--hours is not a number"):
+        common.begin(small_config(), tmp_path / "days", tmp_path / "out", hours=float("nan"))
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="name another --output"):
         common.begin(config, tmp_path / "other", tmp_path / "file" / "out", hours=1.0)

@@ -23,6 +23,16 @@ def test_quantile_by_hand():
     assert few.value == 90.0 and "too few" in few.method
 
 
+@pytest.mark.parametrize("name", ["quantile", "pot", "conformal", "adaptive"])
+def test_a_new_score_that_is_not_finite_alerts(name):
+    config = default_config("test").score
+    config.threshold = name
+    normal = np.random.default_rng(0).normal(size=300)
+    decided = decide(normal, np.array([0.0, np.nan, -np.inf, 0.0]), config)
+    assert decided.alert.tolist() == [False, True, True, False]
+    assert decided.p_value[1] == decided.p_value.min() == pytest.approx(1 / 301)
+
+
 def test_scores_that_are_not_finite_are_left_out():
     assert quantile_threshold(np.array([1.0, np.nan, 3.0, np.inf]), 0.5).value == 2.0
     with pytest.raises(InputError, match="diverged"):

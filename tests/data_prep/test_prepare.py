@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_prep import map_shards, scaling, settings, tables
+from data_prep import event_graph, map_shards, scaling, settings, tables
 from data_prep import prepare as driver
 from data_prep.errors import InputError
 from data_prep.prepare import prepare
@@ -216,9 +216,11 @@ def test_expectations_in_a_segment_hang_on_others_alone(uneven, taking_turns, tm
             row["time_unix_nano"] += 10 * SECOND
     other = prepare_rows(tmp_path, uneven | {"logs": moved}, calibration_folds=2, train_stride=1)
     assert other.manifest["fitted"]["mean_counts"] == taking_turns.manifest["fitted"]["mean_counts"]
-    context, signal = ([d.windows.nodes[..., part] for d in (taking_turns, other)]
+    context, signal = ([np.array(d.windows.nodes[..., part]) for d in (taking_turns, other)]
                        for part in (slice(16), slice(16, None)))  # fmt: skip
     segment = taking_turns.windows.segment
+    for some in signal:  # a balance hangs on the expectations
+        some[:, system.kind == event_graph.LOG, scaling.CHANNELS["log"].index("balance")] = 0
     assert (signal[0][segment != 1] == signal[1][segment != 1]).all() and (signal[0] != signal[1]).any()
     assert context[0][segment == 1].tobytes() == context[1][segment == 1].tobytes()
     for other_one in (0, 2, 3, 4, 5, 6, 7):  # the last three are test time: expected from all of training time

@@ -42,8 +42,8 @@ def test_size(data):
     kinds = np.bincount(data.system.kind[data.system.node_mask], minlength=5)
     assert 28 <= kinds[0] <= 32 and 190 <= kinds[1] <= 240 and 25 <= kinds[2] <= 30 and 50 <= kinds[3] <= 60
     assert counts["recordings"] == 2 and counts["faults"] == 45 == data.faults.height
-    assert 150 <= counts["fit_windows"] <= 250 and counts["calibration_windows"] >= 50
-    assert 600 <= counts["test_windows"] == (data.windows.part == 2).sum() <= 700
+    assert 280 <= counts["fit_windows"] <= 320 and counts["calibration_windows"] >= 250  # one begins every tick
+    assert 1200 <= counts["test_windows"] == (data.windows.part == 2).sum() <= 1300
 
 
 def test_every_row_is_accounted_for(data):

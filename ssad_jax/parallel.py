@@ -71,31 +71,46 @@ def fetch(tree):
     return jax.tree.map(lambda a: np.asarray(a.addressable_data(0)), tree)
 
 
-def map_epoch(epoch, mesh: Mesh, mapping: str):
-    """Run `epoch(state, dataset, order) -> (state, metrics)` on every device of the mesh at once.
+class MappedEpoch:
+    """`epoch(state, dataset, order) -> (state, metrics)` on every device of a mesh at once.
 
-    Args:
-        epoch: the per-device function; its results must be equal on all devices (summed by `sum_devices`).
-        mapping: 'pmap' or 'shard_map'.
-
-    Returns:
-        A function of replicated state (donated), replicated dataset, and the whole order [K, steps, B] int32 as a
-        numpy array; each device gets its own B / devices rows of every batch.
+    Called with replicated state (donated), replicated dataset, and the whole order [K, steps, B] int32 as a numpy
+    array; each device gets its own B / devices rows of every batch.
     """
-    if mapping == "shard_map":
-        specs = (REPLICATED, REPLICATED, SPLIT_ROWS)
-        mapped = jax.shard_map(epoch, mesh=mesh, in_specs=specs, out_specs=REPLICATED, check_vma=False)
-        jitted = jax.jit(mapped, donate_argnums=0)
-        sharding = NamedSharding(mesh, SPLIT_ROWS)
-        return lambda state, dataset, order: jitted(state, dataset, _place(order, sharding))
-    if mapping == "pmap":
-        devices = list(mesh.devices.flat)
-        # pmap does not check out_axes=None: a sum across devices that is left out would go unnoticed here.
-        # shard_map's numbers, to which the tests hold these, would differ.
-        mapped = jax.pmap(epoch, AXIS, in_axes=(None, None, 2), out_axes=None, donate_argnums=0, devices=devices)
-        own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
-        return lambda state, dataset, order: mapped(state, dataset, _slices(order, len(devices))[:, :, own])
-    raise InputError(f"config.parallel.mapping={mapping!r} is not known; use pmap or shard_map")
+
+    def __init__(self, epoch, mesh: Mesh, mapping: str):
+        """
+        Args:
+            epoch: the per-device function; its results must be equal on all devices (summed by `sum_devices`).
+            mapping: 'pmap' or 'shard_map'.
+
+        Raises:
+            InputError: the mapping is not known.
+        """
+        if mapping == "shard_map":
+            specs = (REPLICATED, REPLICATED, SPLIT_ROWS)
+            mapped = jax.shard_map(epoch, mesh=mesh, in_specs=specs, out_specs=REPLICATED, check_vma=False)
+            self._mapped = jax.jit(mapped, donate_argnums=0)
+            sharding = NamedSharding(mesh, SPLIT_ROWS)
+            self._split = lambda order: _place(order, sharding)
+        elif mapping == "pmap":
+            devices = list(mesh.devices.flat)
+            # pmap does not check out_axes=None: a sum across devices that is left out would go unnoticed here.
+            # shard_map's numbers, to which the tests hold these, would differ.
+            self._mapped = jax.pmap(
+                epoch, AXIS, in_axes=(None, None, 2), out_axes=None, donate_argnums=0, devices=devices
+            )
+            own = [i for i, device in enumerate(devices) if device.process_index == jax.process_index()]
+            self._split = lambda order: _slices(order, len(devices))[:, :, own]
+        else:
+            raise InputError(f"config.parallel.mapping={mapping!r} is not known; use pmap or shard_map")
+
+    def __call__(self, state, dataset, order: np.ndarray):
+        return self._mapped(state, dataset, self._split(order))
+
+    def compile(self, state, dataset, order: np.ndarray):
+        """The compiled program for arguments of these shapes, to look at."""
+        return self._mapped.lower(state, dataset, self._split(order)).compile()
 
 
 def _slices(order: np.ndarray, parts: int) -> np.ndarray:

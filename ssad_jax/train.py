@@ -23,6 +23,7 @@ from data_prep.command import Stopped
 from data_prep.errors import InputError
 from ssad_jax import batching, checkpoint, methods, parallel
 from ssad_jax import workdir as workdirs
+from ssad_jax.backends import choices
 from ssad_jax.knowledge import load as load_knowledge
 from ssad_jax.prepared import Prepared
 from ssad_jax.run_log import RunLog
@@ -54,7 +55,8 @@ def make_gradient(loss):
     """
 
     def gradient(params, stream, step, dataset, index):
-        batch = batching.make_batch(dataset["windows"], dataset["sequences"][jnp.maximum(index, 0)], index)
+        with jax.named_scope("input"):
+            batch = batching.make_batch(dataset["windows"], dataset["sequences"][jnp.maximum(index, 0)], index)
         key = jax.random.fold_in(_key(stream), step)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
@@ -82,13 +84,14 @@ def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | N
     """
     gradient = make_gradient(loss)
     if together is None:
-        together = jax.default_backend() != "cpu"
+        together = choices().networks_together
 
     def epoch_of_one(state, dataset, order):
         def step(state, index):
             gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)
-            updates, opt = optimizer.update(gradients, state["opt"], state["params"])
-            params = optax.apply_updates(state["params"], updates)
+            with jax.named_scope("optimiser"):
+                updates, opt = optimizer.update(gradients, state["opt"], state["params"])
+                params = optax.apply_updates(state["params"], updates)
             real = parallel.sum_devices((index >= 0).sum()) > 0  # an empty batch changes nothing
             norm = (jnp.where(real, optax.tree.norm(gradients), 0), jnp.float32(real))
             after = {**state, "params": params, "opt": opt, "step": state["step"] + 1}
@@ -175,7 +178,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
         workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
     state = parallel.replicate(state, mesh)
     feed = Feed(prepared, config, mesh, own_streams)
-    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+    run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
     log = RunLog(workdir, config.train.num_epochs, done, first_step, parallel.is_main())
     with (
         StopSignals() as signals,
@@ -225,7 +228,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     own = np.concatenate([streams(seed, count) for seed in seeds])
     optimizer = make_optimizer(config)
     state = parallel.replicate(jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))()), mesh)
-    run_epoch = parallel.map_epoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+    run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
     feed = Feed(prepared, config, mesh, own)
     for epoch in range(config.train.num_epochs):
         for dataset, order, prefetch in feed.visits(epoch):

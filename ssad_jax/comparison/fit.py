@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import jax
 
 from ssad_jax import methods, train
+from ssad_jax.backends import choices
 from ssad_jax.comparison.splits import Split
 
 
@@ -27,7 +28,7 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
         InputError: the config cannot be trained.
         RuntimeError: training diverged.
     """
-    groups = [seeds] if jax.default_backend() != "cpu" else [[seed] for seed in seeds]
+    groups = [seeds] if choices().networks_together else [[seed] for seed in seeds]
     for group in groups:
         params = train.fit(config, split.prepared, group, method) if group else None
         for i, seed in enumerate(group):

@@ -17,6 +17,7 @@ from flax import nnx
 
 from ssad_jax.layers.graph_encoder import INPUT_CLIP, KindLinear
 from ssad_jax.layers.layout import Layout
+from ssad_jax.layers.packing import Rows
 from ssad_jax.objectives.reconstruction import clip_target
 from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM
 
@@ -42,17 +43,28 @@ class Decoder(nnx.Module):
         self.skip_in = nnx.Param(jax.random.normal(rngs.params(), (len(NODE_KINDS), CONTEXT_DIM, SKIP_WIDTH)))
         self.skip_out = nnx.Param(jnp.zeros((len(NODE_KINDS), SKIP_WIDTH, SIGNAL_DIM)))
 
-    def __call__(self, h, s, context, layout: Layout) -> jax.Array:
-        """h [B, S, n, H], s [B, S, H], context [B, S, n, 16] -> predicted signal [B, S, n, 16] float32."""
+    def __call__(self, h, from_state, context, layout: Layout, rows: Rows | None = None) -> jax.Array:
+        """Predict signals of all nodes, or of some.
+
+        Args:
+            h: [..., n, H], context: [..., n, 16].
+            from_state: `of_state(s)`, W_s s of the state that speaks for each node: [..., n, WIDTH], or 1 for n.
+            rows: predict these alone; then h [P, H], context [P, 16] and from_state [P, WIDTH] are of them.
+
+        Returns:
+            [..., n, 16] float32, or [P, 16].
+        """
         expectation, context = clip_target(context), jnp.clip(context, -INPUT_CLIP, INPUT_CLIP)
-        of_identity = jnp.asarray(layout.identity, h.dtype) @ self.of_identity.kernel[...].astype(h.dtype)
+        offset = jnp.asarray(layout.identity, h.dtype) @ self.of_identity.kernel[...].astype(h.dtype)
+        offset = offset + self.of_nodes.bias[...].astype(h.dtype)[None]
+        offset, places = (offset, layout) if rows is None else (offset[rows.node], rows)
         hidden = h @ self.of_nodes.kernel[...].astype(h.dtype)
-        hidden = hidden + self.of_context(context.astype(h.dtype), layout)
-        hidden = hidden + (self.of_state(s) + self.of_nodes.bias[...][None, None]).astype(h.dtype)[..., None, :]
-        hidden = jax.nn.relu(hidden + of_identity[None, None])
+        hidden = hidden + self.of_context(context.astype(h.dtype), places)
+        hidden = hidden + from_state.astype(h.dtype) + offset.reshape((1,) * (h.ndim - 2) + offset.shape)
+        hidden = jax.nn.relu(hidden)
         # The two matrices of the skip are multiplied first: [kinds, 16, 16].
         skip = self.skip_in[...] @ self.skip_out[...]
         if self.skip_init == "expectation":
             skip = skip + jnp.eye(CONTEXT_DIM, SIGNAL_DIM)[None]
-        through = jnp.concatenate([expectation[..., a:b, :] @ skip[k] for k, a, b in layout.slices], axis=-2)
-        return self.out(hidden, layout).astype(jnp.float32) + through
+        through = jnp.concatenate([expectation[..., a:b, :] @ skip[k] for k, a, b in places.slices], axis=-2)
+        return self.out(hidden, places).astype(jnp.float32) + through

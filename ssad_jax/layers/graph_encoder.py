@@ -6,7 +6,7 @@ from flax import nnx
 
 from ssad_jax.layers.hashing import dropout, fold
 from ssad_jax.layers.layout import Layout
-from ssad_jax.layers.propagation import Propagation, propagate_linear
+from ssad_jax.layers.propagation import Propagation, propagate
 from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM
 
 INPUT_CLIP = 6.0  # attributes are in units of their normal scale
@@ -47,6 +47,7 @@ class GraphEncoder(nnx.Module):
         for i in range(num_layers):
             setattr(self, f"layer_{i}", nnx.Linear(hidden, hidden, kernel_init=nnx.initializers.he_normal(), rngs=rngs))
 
+    @jax.named_scope("propagation")
     def __call__(self, context, signal, masked, graph: Propagation, layout: Layout, keys=None, dtype=jnp.float32):
         """Encode windows.
 
@@ -60,20 +61,43 @@ class GraphEncoder(nnx.Module):
         Returns:
             H^L [B, S, n, H] in `dtype`, g [B, S, H] float32, the mean of H^L over real nodes.
         """
+        h = self.project(context, signal, masked, layout, dtype)
+        for i in range(self.num_layers):
+            h = dropout(h, None if keys is None else fold(keys, i), self.dropout_rate)
+            h = self._propagated(i, graph, self._weighted(i, h))
+        return h, readout(h, layout.node_mask)
+
+    @jax.named_scope("projection")
+    def project(self, context, signal, masked, layout: Layout, dtype=jnp.float32) -> jax.Array:
+        """H^0 [B, S, n, H]; arguments as above, masked also True: all nodes."""
         context, signal = (jnp.clip(x, -INPUT_CLIP, INPUT_CLIP) for x in (context, signal))
         if masked is not None:
             vector = self.mask_vector[...][layout.kind][None, None]  # [1, 1, n, 16]
-            signal = jnp.where(masked[..., None], vector, signal)
+            masked = masked if masked is True else masked[..., None]
+            signal = jnp.where(masked, vector, signal)
         # [B, S, n, 32] and [n, 96] -> [B, S, n, H]: the identity is projected once for all windows
         attributes = jnp.concatenate([context, signal], axis=-1).astype(dtype)
         of_identity = self.of_identity(jnp.asarray(layout.identity, dtype), layout)
-        h = jax.nn.relu(self.of_attributes(attributes, layout) + of_identity[None, None])
+        return jax.nn.relu(self.of_attributes(attributes, layout) + of_identity[None, None])
+
+    @jax.named_scope("propagation")
+    def weighted(self, h: jax.Array) -> jax.Array:
+        """H^0 W_0, node by node: what is masked elsewhere does not matter yet. Without layers H^0 itself."""
+        return self._weighted(0, h) if self.num_layers else h
+
+    @jax.named_scope("propagation")
+    def from_weighted(self, x: jax.Array, graph: Propagation, layout: Layout):
+        """`weighted` of all nodes -> H^L and g, as a call without dropout gives them."""
         for i in range(self.num_layers):
-            layer = getattr(self, f"layer_{i}")
-            h = dropout(h, None if keys is None else fold(keys, i), self.dropout_rate)
-            h = propagate_linear(graph, h, layer.kernel[...].astype(dtype))
-            h = jax.nn.relu(h + layer.bias[...].astype(dtype)[None, None, None])
-        return h, readout(h, layout.node_mask)
+            x = self._propagated(i, graph, x if i == 0 else self._weighted(i, x))
+        return x, readout(x, layout.node_mask)
+
+    def _weighted(self, i: int, h: jax.Array) -> jax.Array:
+        return h @ getattr(self, f"layer_{i}").kernel[...].astype(h.dtype)
+
+    def _propagated(self, i: int, graph: Propagation, x: jax.Array) -> jax.Array:
+        bias = getattr(self, f"layer_{i}").bias[...].astype(x.dtype)
+        return jax.nn.relu(propagate(graph, x) + bias[None, None, None])
 
 
 def readout(h: jax.Array, node_mask) -> jax.Array:

@@ -10,9 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Dense wins below this N^2 / E: measured on a CPU, estimated for the others.
-DENSE_BELOW = {"cpu": 50.0}
-DENSE_BELOW_ACCELERATOR = 250.0
+from ssad_jax.backends import choices
 
 
 class Propagation(NamedTuple):
@@ -27,8 +25,7 @@ class Propagation(NamedTuple):
 
 def choose(num_nodes: int, num_edges: int, backend: str) -> str:
     """'dense' or 'segment', whichever is expected to be faster on the backend ('cpu', 'gpu', 'tpu')."""
-    limit = DENSE_BELOW.get(backend, DENSE_BELOW_ACCELERATOR)
-    return "dense" if num_nodes**2 < limit * max(num_edges, 1) else "segment"
+    return "dense" if num_nodes**2 < choices(backend).dense_below * max(num_edges, 1) else "segment"
 
 
 def prepare(method: str, senders, receivers, weight, node_mask, dtype=jnp.float32) -> Propagation:
@@ -71,13 +68,6 @@ def propagate(graph: Propagation, x: jax.Array) -> jax.Array:
         messages = rows[_flat(graph.senders, x.shape[-2])].astype(jnp.float32) * graph.weight.reshape(-1)[:, None]
         mixed = jax.ops.segment_sum(messages, _flat(graph.receivers, x.shape[-2]), rows.shape[0]).reshape(x.shape)
     return (scale * (mixed + scaled)).astype(x.dtype)
-
-
-def propagate_linear(graph: Propagation, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Propagated x @ kernel, propagating at whichever width is narrower: A(XW) or (AX)W."""
-    if kernel.shape[0] < kernel.shape[1]:
-        return propagate(graph, x) @ kernel
-    return propagate(graph, x @ kernel)
 
 
 def _flat(index: jax.Array, num_nodes: int) -> jax.Array:

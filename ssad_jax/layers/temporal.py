@@ -28,6 +28,7 @@ class Temporal(nnx.Module):
         candidate = jnp.tanh(x_candidate + reset * (h_candidate + bias))
         return (1 - update) * candidate + update * state
 
+    @jax.named_scope("gru")
     def __call__(self, g: jax.Array, mask: jax.Array) -> jax.Array:
         """All states: g [B, S, F], mask [B, S] -> s [B, S, H] from s_{-1} = 0; a masked step keeps the state."""
         projected = self.of_input(g)  # one product for all steps, before the scan

@@ -16,13 +16,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ssad_jax import knowledge as knowledge_files
+from ssad_jax.backends import choices
 from ssad_jax.batching import Batch
 from ssad_jax.layers import propagation
+from ssad_jax.layers.decoder import WIDTH as DECODER_WIDTH
 from ssad_jax.layers.decoder import Decoder
 from ssad_jax.layers.graph_encoder import GraphEncoder
 from ssad_jax.layers.hashing import fold, window_keys, words
 from ssad_jax.layers.knowledge import KnowledgeMemory, NoMemory
 from ssad_jax.layers.layout import Graphs, Layout
+from ssad_jax.layers.packing import pack, slots
 from ssad_jax.layers.similarity import cosine, normalise
 from ssad_jax.layers.temporal import PerWindow, Temporal
 from ssad_jax.objectives import views
@@ -73,7 +76,15 @@ class Network(nnx.Module):
 
 
 class View(NamedTuple):
-    """A batch encoded once."""
+    """What the encoder is given of a batch."""
+
+    graphs: Graphs
+    masked: jax.Array  # [B, S, n] bool
+    keys: jax.Array  # [B, S, 2], for dropout
+
+
+class Encoded(NamedTuple):
+    """A view encoded."""
 
     nodes: jax.Array  # [B, S, n, H]: H^L
     state: jax.Array  # [B, S, H]: s
@@ -111,6 +122,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         model = Network(config.model, len(knowledge.names), rngs=nnx.Rngs(key))
         return nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
+    @jax.named_scope("propagation")
     def connect(graphs: Graphs) -> propagation.Propagation:
         method = config.model.propagation
         if method == "auto":
@@ -120,19 +132,15 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             method, graphs.senders, graphs.receivers, graphs.weight, jnp.asarray(layout.node_mask), dtype
         )
 
-    def encode(model: Network, graphs: Graphs, masked, window_mask, keys) -> View:
-        nodes, g = model.encoder(graphs.context, graphs.signal, masked, connect(graphs), layout, keys, dtype)
-        return View(nodes, model.temporal(g, window_mask))
-
-    def masked_view(model: Network, batch: Batch, keys, training: bool):
-        """The anchor: graphs, masked [B, S, n], View."""
-        graphs = layout.arrange(batch.graphs)
+    @jax.named_scope("input")
+    def masked_view(batch: Batch, keys) -> View:
+        """The anchor."""
         per_window = window_keys(fold(words(keys), WINDOWS), batch.window_mask.shape[1])
         masked = views.random_mask(fold(per_window, MASK), layout.unit_hash, layout.node_mask, weights.mask_ratio)
-        dropout = fold(per_window, ANCHOR_DROPOUT) if training else None
-        return graphs, masked, encode(model, graphs, masked, batch.window_mask, dropout)
+        return View(layout.arrange(batch.graphs), masked, fold(per_window, ANCHOR_DROPOUT))
 
-    def perturbed_view(model: Network, batch: Batch, keys, training: bool) -> View:
+    @jax.named_scope("input")
+    def perturbed_view(batch: Batch, keys) -> View:
         """The positive of the same windows, unmasked."""
         keys = words(keys)
         per_window = window_keys(fold(keys, WINDOWS), batch.window_mask.shape[1])
@@ -140,8 +148,21 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         graphs = views.jitter(fold(keys, JITTER), graphs, batch.window_mask, perturb.window_jitter)
         graphs = views.drop_edges(fold(per_window, EDGES), graphs, perturb.edge_drop)
         graphs = views.drop_attributes(fold(per_window, ATTRIBUTES), graphs, perturb.attribute_drop)
-        dropout = fold(per_window, POSITIVE_DROPOUT) if training else None
-        return encode(model, graphs, None, batch.window_mask, dropout)
+        unmasked = jnp.zeros(graphs.signal.shape[:-1], bool)
+        return View(graphs, unmasked, fold(per_window, POSITIVE_DROPOUT))
+
+    def encode(model: Network, view: View, window_mask, training: bool) -> Encoded:
+        graphs, keys = view.graphs, view.keys if training else None
+        nodes, g = model.encoder(graphs.context, graphs.signal, view.masked, connect(graphs), layout, keys, dtype)
+        return Encoded(nodes, model.temporal(g, window_mask))
+
+    def encode_all(model: Network, some: list[View], window_mask, training: bool) -> list[Encoded]:
+        """Views of the same windows, as one batch where the device is the faster for it."""
+        if not choices().views_together or len(some) == 1:
+            return [encode(model, view, window_mask, training) for view in some]
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), *some)
+        both = encode(model, together, jnp.concatenate([window_mask] * len(some)), training)
+        return [Encoded(*parts) for parts in zip(*(jnp.split(x, len(some)) for x in both), strict=True)]
 
     def embed(model: Network, state: jax.Array) -> jax.Array:
         """z [B * S, EMBEDDING_DIM] of states u [B, S, H].
@@ -164,8 +185,16 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             over devices likewise.
         """
         model = network(params)
+        wanted = [masked_view(batch, keys)]
+        if weights.contrastive:
+            wanted.append(perturbed_view(batch, keys))
+        anchor, *positive = encode_all(model, wanted, batch.window_mask, training=True)
+        with jax.named_scope("heads"):
+            return terms(model, batch, wanted[0], anchor, positive, gather)
+
+    def terms(model: Network, batch: Batch, view: View, anchor: Encoded, positive: list[Encoded], gather):
+        """What `loss` returns, from the encoded views; `view` is the anchor's."""
         mask = batch.window_mask
-        graphs, masked, anchor = masked_view(model, batch, keys, training=True)
         recalled = model.memory(anchor.state, memory_keys)
         state, everywhere = recalled.state.reshape(mask.size, -1), gather(mask.reshape(-1))
         sums, counts = {}, {}
@@ -177,15 +206,16 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             "state_variance": (state_variance(gather(state), everywhere) * mask.sum(), mask.sum()),
         }
         if weights.reconstruction:
-            prediction = model.decoder(anchor.nodes, anchor.state, graphs.context, layout)
-            entries = masked_entries(masked, layout.signal_mask, mask)
-            error, counts["reconstruction"] = masked_error(prediction, graphs.signal, entries)
+            prediction, signal, entries, is_log = reconstruct(model, view, mask, anchor)
+            error, counts["reconstruction"] = masked_error(prediction, signal, entries)
             sums["reconstruction"] = weights.reconstruction * error
-            diagnostics["masked_log_error"] = masked_log_error(prediction, graphs.signal, entries)
+            # Squared error of masked log counts (channel 0 of log nodes), in squared units of their normal scale.
+            log_count = entries[..., :1] & is_log[..., None]
+            diagnostics["masked_log_error"] = masked_error(prediction[..., :1], signal[..., :1], log_count)
         if weights.contrastive:
-            positive = model.memory(perturbed_view(model, batch, keys, training=True).state, memory_keys)
+            other = model.memory(positive[0].state, memory_keys)
             contrast, counts["contrastive"], similarities = info_nce(
-                embed(model, recalled.state), embed(model, positive.state), batch.start_tick.reshape(-1),
+                embed(model, recalled.state), embed(model, other.state), batch.start_tick.reshape(-1),
                 mask.reshape(-1), gather, apart, weights.temperature,
             )  # fmt: skip
             sums["contrastive"] = weights.contrastive * contrast
@@ -197,10 +227,23 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             sums["knowledge"] = weights.knowledge * distance
         return sums, counts, jax.lax.stop_gradient(diagnostics)
 
-    def masked_log_error(prediction, signal, entries):
-        """Squared error of masked log counts (channel 0 of log nodes), in squared units of their normal scale."""
-        log_rows = jnp.asarray(layout.kind == NODE_KINDS.index("log"))[None, None, :, None]
-        return masked_error(prediction[..., :1], signal[..., :1], entries[..., :1] & log_rows)
+    def reconstruct(model: Network, view: View, window_mask, anchor: Encoded):
+        """Masked nodes' predicted and true signals [..., 16], the entries that count, and which rows are log lines.
+
+        Of all nodes, or of P rows that hold the masked ones.
+        """
+        graphs, masked = view.graphs, view.masked & window_mask[..., None]
+        of_state, is_log = model.decoder.of_state(anchor.state), layout.kind == NODE_KINDS.index("log")
+        capacity = slots(layout, masked[..., 0].size, weights.mask_ratio)
+        if capacity is None:
+            prediction = model.decoder(anchor.nodes, of_state[..., None, :], graphs.context, layout)
+            entries = masked[..., None] & jnp.asarray(layout.signal_mask)[None, None]
+            return prediction, graphs.signal, entries, jnp.asarray(is_log)[None, None]
+        rows = pack(masked, layout, capacity)
+        of_state = of_state.reshape(-1, of_state.shape[-1])[rows.window]
+        prediction = model.decoder(rows.take(anchor.nodes), of_state, rows.take(graphs.context), layout, rows)
+        entries = rows.real[:, None] & jnp.asarray(layout.signal_mask)[rows.node]
+        return prediction, rows.take(graphs.signal), entries, jnp.asarray(is_log)[rows.node]
 
     def score_run(params, run: Batch) -> ScoreTerms:
         """Score one run, B = 1. The state before each window is clean; only the window itself is masked."""
@@ -211,29 +254,44 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         target = clip_target(graphs.signal)
         channels = masked_entries(jnp.asarray(layout.node_mask)[None, None], layout.signal_mask, mask)
 
-        _, g = model.encoder(graphs.context, graphs.signal, None, graph, layout, dtype=dtype)
+        # What a node itself brings into the first layer, seen and masked: once, not for every pass.
+        seen, hidden = (
+            model.encoder.weighted(model.encoder.project(graphs.context, graphs.signal, m, layout, dtype))
+            for m in (None, True)
+        )
+        _, g = model.encoder.from_weighted(seen, graph, layout)
         clean = model.temporal(g, mask)  # [1, L, H]
         before = jnp.concatenate([jnp.zeros_like(clean[:, :1]), clean[:, :-1]], axis=1)
 
-        def errors(masked):
-            """x - x_hat [1, L, n, 16] with `masked` [1, L, n] hidden, at all nodes."""
-            nodes, g = model.encoder(graphs.context, graphs.signal, masked, graph, layout, dtype=dtype)
+        def encode_masked(masked):
+            """H^L [1, L, n, H] and what the decoder takes of s [1, L, 1, WIDTH] with `masked` [1, 1 or L, n] hidden."""
+            nodes, g = model.encoder.from_weighted(jnp.where(masked[..., None], hidden, seen), graph, layout)
             state = model.temporal.step(before, model.temporal.of_input(g))
-            return target - model.decoder(nodes, state, graphs.context, layout)
+            return nodes, model.decoder.of_state(state)[..., None, :]
 
-        def one_group(residual, group):
-            masked = jnp.asarray(layout.unit_hash % groups)[None, None] == group.astype(jnp.uint32)
-            masked = jnp.broadcast_to(masked & jnp.asarray(layout.node_mask)[None, None], graphs.signal.shape[:3])
-            return jnp.where(masked[..., None] & channels, errors(masked), residual), None
+        def passes(found, some):
+            """Keep of each pass what it says of the nodes that it hides; `some` [passes at once] group numbers."""
+            member = jnp.asarray(layout.unit_hash % groups)[None, None, None] == some[:, None, None, None]
+            encoded = jax.vmap(encode_masked)(member)
+            own = tuple(jnp.where(member[..., None], new, 0).sum(0, dtype=new.dtype) for new in encoded)
+            return jax.tree.map(lambda new, old: jnp.where(member.any(0)[..., None], new, old), own, found), None
 
-        residual, _ = jax.lax.scan(one_group, jnp.zeros_like(graphs.signal), jnp.arange(groups))
+        # Each group's rows are decoded once, after all passes.
+        empty = jnp.zeros_like(seen), jnp.zeros((*seen.shape[:3], DECODER_WIDTH), seen.dtype)
+        at_once = groups if groups * seen[..., 0].size <= choices().rows_together else 1
+        order = jnp.arange(groups, dtype=jnp.uint32).reshape(-1, at_once)
+        (nodes, from_state), _ = jax.lax.scan(passes, empty, order)
+        residual = target - model.decoder(nodes, from_state, graphs.context, layout)
+        residual = jnp.where(channels, residual, 0)
 
         keys = jax.vmap(lambda tick: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), tick))(
             run.start_tick[0]
         )
         masked = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
         entries = masked_entries(masked, layout.signal_mask, mask)
-        squared = jnp.where(entries, jnp.square(errors(masked)), 0).sum((2, 3))
+        nodes, from_state = encode_masked(masked)
+        error = target - model.decoder(nodes, from_state, graphs.context, layout)
+        squared = jnp.where(entries, jnp.square(error), 0).sum((2, 3))
         paper = squared / jnp.maximum(entries.sum((2, 3)), 1)
 
         recalled = model.memory(clean, memory_keys)
@@ -251,7 +309,9 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         """
         del keys
         runs = jax.tree.map(lambda x: x[:, None], batch)
-        terms = jax.lax.map(lambda run: score_run(params, run), runs)
+        rows = batch.window_mask.size * len(layout.order)
+        at_once = len(batch.index) if rows <= choices().rows_together else None
+        terms = jax.lax.map(lambda run: score_run(params, run), runs, batch_size=at_once)
         return jax.tree.map(lambda x: x[:, 0], terms)
 
     def pair_distances(params, batch: Batch, keys):
@@ -262,8 +322,8 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             windows that do not overlap, nan elsewhere.
         """
         model = network(params)
-        _, _, anchor = masked_view(model, batch, keys, training=False)
-        positive = perturbed_view(model, batch, keys, training=False)
+        both = [masked_view(batch, keys), perturbed_view(batch, keys)]
+        anchor, positive = encode_all(model, both, batch.window_mask, training=False)
         z, other = (embed(model, model.memory(view.state, memory_keys).state) for view in (anchor, positive))
         mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
         negative = is_negative(tick, mask, tick, mask, apart)

@@ -82,15 +82,6 @@ def test_order_of_edges_does_not_matter(method):
     np.testing.assert_allclose(propagation.propagate(a, x), propagation.propagate(b, x), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(3, 7), (7, 3)])
-def test_narrow_and_wide_kernels_propagate_alike(shape):
-    graph = propagation.prepare("dense", *random_graphs(2, 8, 9))
-    x = jax.random.normal(jax.random.key(0), (2, 8, shape[0]))
-    kernel = jax.random.normal(jax.random.key(1), shape)
-    expected = propagation.propagate(graph, x) @ kernel
-    np.testing.assert_allclose(propagation.propagate_linear(graph, x, kernel), expected, rtol=1e-4, atol=1e-5)
-
-
 def test_low_precision_keeps_degrees_and_stays_close():
     arrays = random_graphs(2, 30, 200)
     x = jax.random.normal(jax.random.key(0), (2, 30, 8))

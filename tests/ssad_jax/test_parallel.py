@@ -64,7 +64,7 @@ def mapped(method, params, dataset, index, mapping, devices):
         return gradient(state["params"], jnp.asarray(STREAM), state["step"], dataset, order[0, 0])
 
     state = parallel.replicate({"params": params, "step": np.int32(0)}, mesh)
-    run = parallel.map_epoch(epoch, mesh, mapping)
+    run = parallel.MappedEpoch(epoch, mesh, mapping)
     return parallel.fetch(run(state, parallel.replicate(dataset, mesh), index[None, None]))
 
 
@@ -97,7 +97,7 @@ def test_padded_rows_change_nothing(prepared):
 def test_state_is_donated_and_stays_replicated():
     mesh = parallel.make_mesh()
     for mapping in ("pmap", "shard_map"):
-        run = parallel.map_epoch(
+        run = parallel.MappedEpoch(
             lambda state, dataset, order: (state + parallel.sum_devices(order.sum() * dataset), dataset * 2),
             mesh, mapping,
         )  # fmt: skip
@@ -112,7 +112,7 @@ def test_state_is_donated_and_stays_replicated():
 def test_unknown_mapping_and_uneven_batches_are_refused():
     mesh = parallel.make_mesh()
     with pytest.raises(InputError, match="use pmap or shard_map"):
-        parallel.map_epoch(lambda *a: a, mesh, "xmap")
+        parallel.MappedEpoch(lambda *a: a, mesh, "xmap")
     with pytest.raises(InputError, match="batch_size=30 must be a positive multiple of the 4 devices; try 32"):
         parallel.check_batch_size(30, mesh)
 

@@ -1,0 +1,1 @@
+"""What `python -m ssad_jax.benchmark` measures, a file each."""

@@ -1,0 +1,111 @@
+"""The programs that are timed: training and scoring as `ssad_jax.train` and `ssad_jax.scoring` run them."""
+
+import contextlib
+import tempfile
+import time
+
+import jax
+
+from ssad_jax import methods, parallel, train
+from ssad_jax.prepared import Prepared
+from ssad_jax.scoring.terms import score_runs, scorer
+
+
+class Training:
+    """The training loop of `train.train` without files: every call of `epoch` trains one more."""
+
+    def __init__(self, config, prepared: Prepared, devices=None):
+        self._mesh = mesh = parallel.make_mesh(devices)
+        parallel.check_batch_size(config.data.batch_size, mesh)
+        method = methods.get(config.method).create(config, prepared.system, train.find_knowledge(config, prepared))
+        own = train.streams(config.seed, train.num_networks(config))
+        optimizer = train.make_optimizer(config)
+        state = jax.device_get(jax.jit(lambda: train.init_state(method.init, optimizer, own))())
+        self._state = parallel.replicate(state, mesh)
+        self._feed = train.Feed(prepared, config, mesh, own)
+        self._run = parallel.MappedEpoch(train.make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+        self._number = 0
+        self.method, self.num_windows = method, self._feed.num_windows
+
+    def epoch(self) -> float:
+        """Seconds of the next epoch, input included."""
+        begin = time.perf_counter()
+        for dataset, order, prefetch in self._feed.visits(self._number):
+            self._state, records = self._run(self._state, dataset, order)
+            prefetch()
+        jax.block_until_ready((self._state, records))
+        self._number += 1
+        return time.perf_counter() - begin
+
+    def params(self):
+        """Parameters of the first network, on the host."""
+        return jax.tree.map(lambda p: p[0], parallel.fetch(self._state["params"]))
+
+    def compile_step(self):
+        """One step by itself, compiled as the epoch is: XLA's counts take a loop's body once.
+
+        Returns:
+            The compiled program, and a function that runs one step.
+        """
+        dataset, order, _ = next(self._feed.visits(0))
+        order = order[:, :1]
+
+        def run():
+            self._state, records = self._run(self._state, dataset, order)
+            return records
+
+        return self._run.compile(self._state, dataset, order), run
+
+
+class Scoring:
+    """The test runs through `score_runs`, as evaluation does it, with one network."""
+
+    def __init__(self, config, prepared: Prepared, method, params):
+        self._score = scorer(method)
+        self._arguments = params, prepared, prepared.test_runs, config.score.batch_runs
+        self.num_windows = int((prepared.test_runs >= 0).sum())
+
+    def run(self) -> float:
+        """Seconds to score all test runs, with the way to the device and back."""
+        begin = time.perf_counter()
+        score_runs(self._score, *self._arguments)
+        return time.perf_counter() - begin
+
+
+def compile_seconds(config, prepared: Prepared) -> tuple[float, float]:
+    """Seconds of the first epoch less those of the second: without, and with a filled compilation cache."""
+    with _own_cache():
+        cold = _first_less_second(config, prepared)
+        jax.clear_caches()
+        return cold, _first_less_second(config, prepared)
+
+
+def _first_less_second(config, prepared) -> float:
+    training = Training(config, prepared)
+    first, second = training.epoch(), training.epoch()
+    return max(first - second, 0.0)
+
+
+@contextlib.contextmanager
+def _own_cache():
+    """An empty compilation cache for a while."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    with tempfile.TemporaryDirectory(prefix="ssad_jax-xla-") as folder:
+        jax.config.update(names[0], folder)
+        jax.config.update(names[1], 0.0)
+        jax.clear_caches()
+        _reset_cache()
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                jax.config.update(name, value)
+            _reset_cache()
+
+
+def _reset_cache() -> None:
+    """jax opens its cache once; make it look at the configuration again."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    compilation_cache.reset_cache()

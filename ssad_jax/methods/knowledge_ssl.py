@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ssad_jax import knowledge as knowledge_files
@@ -47,6 +48,13 @@ class ScoreTerms(NamedTuple):
     state: jax.Array  # [B, L, H]: u_t
 
 
+class Carry(NamedTuple):
+    """What the windows of a run leave to the next one."""
+
+    state: jax.Array  # [1, H]: s of the last window; 0 before the first
+    recalled: jax.Array  # [1, H]: u of the last window; nan before the first
+
+
 class Method(NamedTuple):
     """Pure functions; see the functions of the same names in this module."""
 
@@ -55,6 +63,8 @@ class Method(NamedTuple):
     score: Callable  # params, batch, keys=None -> ScoreTerms
     pair_distances: Callable  # params, batch, keys [B] -> positive [n], negative [n, n]
     prototype_names: tuple[str, ...]
+    begin: Callable | None = None  # -> Carry before a run's first window
+    step: Callable | None = None  # params, batch of one run's next L windows, carry -> ScoreTerms, carry
 
 
 class Network(nnx.Module):
@@ -202,8 +212,16 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         log_rows = jnp.asarray(layout.kind == NODE_KINDS.index("log"))[None, None, :, None]
         return masked_error(prediction[..., :1], signal[..., :1], entries[..., :1] & log_rows)
 
-    def score_run(params, run: Batch) -> ScoreTerms:
-        """Score one run, B = 1. The state before each window is clean; only the window itself is masked."""
+    def begin() -> Carry:
+        """What precedes a run's first window: state zero."""
+        hidden = config.model.hidden_dim
+        return Carry(np.zeros((1, hidden), np.float32), np.full((1, hidden), np.nan, np.float32))
+
+    def score_run(params, run: Batch, carry: Carry) -> tuple[ScoreTerms, Carry]:
+        """Score the next L windows of one run, B = 1, after those that left `carry`.
+
+        The state before each window is clean; only the window itself is masked.
+        """
         model = network(params)
         mask = run.window_mask
         graphs = layout.arrange(run.graphs)
@@ -212,8 +230,8 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         channels = masked_entries(jnp.asarray(layout.node_mask)[None, None], layout.signal_mask, mask)
 
         _, g = model.encoder(graphs.context, graphs.signal, None, graph, layout, dtype=dtype)
-        clean = model.temporal(g, mask)  # [1, L, H]
-        before = jnp.concatenate([jnp.zeros_like(clean[:, :1]), clean[:, :-1]], axis=1)
+        clean = model.temporal(g, mask, carry.state)  # [1, L, H]
+        before = jnp.concatenate([carry.state[:, None], clean[:, :-1]], axis=1)
 
         def errors(masked):
             """x - x_hat [1, L, n, 16] with `masked` [1, L, n] hidden, at all nodes."""
@@ -238,11 +256,12 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
 
         recalled = model.memory(clean, memory_keys)
         u = recalled.state
-        similarity = cosine(u[:, 1:], u[:, :-1])
-        temporal = jnp.where(mask[:, 1:] & mask[:, :-1], 1 - similarity, jnp.nan)
-        temporal = jnp.concatenate([jnp.full_like(temporal[:, :1], jnp.nan, shape=(1, 1)), temporal], axis=1)
+        earlier = jnp.concatenate([carry.recalled[:, None], u[:, :-1]], axis=1)
+        both = mask & jnp.concatenate([jnp.ones_like(mask[:, :1]), mask[:, :-1]], axis=1)
+        temporal = jnp.where(both, 1 - cosine(u, earlier), jnp.nan)
         prior = jnp.where(mask, alignment_error(u, recalled.prototype), 0)
-        return ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+        terms = ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+        return terms, Carry(clean[:, -1], u[:, -1])
 
     def score(params, batch: Batch, keys=None) -> ScoreTerms:
         """Score B runs of L consecutive windows each, from state zero. Deterministic; `keys` is not used.
@@ -251,7 +270,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         """
         del keys
         runs = jax.tree.map(lambda x: x[:, None], batch)
-        terms = jax.lax.map(lambda run: score_run(params, run), runs)
+        terms = jax.lax.map(lambda run: score_run(params, run, begin())[0], runs)
         return jax.tree.map(lambda x: x[:, 0], terms)
 
     def pair_distances(params, batch: Batch, keys):
@@ -269,4 +288,4 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         negative = is_negative(tick, mask, tick, mask, apart)
         return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
 
-    return Method(init, loss, score, pair_distances, prototype_names)
+    return Method(init, loss, score, pair_distances, prototype_names, begin, score_run)

@@ -137,11 +137,7 @@ class Online:
             self.ordered = np.sort(self.recent)
         return Judgement(p, level, alert)
 
-
-def adaptive(
-    calibration: np.ndarray, scores: np.ndarray, rate: float, longest: int, accept_after: int, memory: int = 0
-) -> Adaptive:
-    """`Online` on scores [M] in time order."""
-    online = Online(calibration, rate, longest, accept_after, memory)
-    judged = np.array([online.judge(score) for score in scores], np.float64).reshape(-1, 3)
-    return Adaptive(judged[:, 0], judged[:, 1], judged[:, 2].astype(bool))
+    def judge_all(self, scores: np.ndarray) -> Adaptive:
+        """Judge windows [M] in time order."""
+        judged = np.array([self.judge(score) for score in scores], np.float64).reshape(-1, 3)
+        return Adaptive(judged[:, 0], judged[:, 1], judged[:, 2].astype(bool))

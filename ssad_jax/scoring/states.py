@@ -103,11 +103,13 @@ class Mahalanobis:
         return self.distance(states.now)
 
 
-class AsMeasured(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class AsMeasured:
     """The paper's own term."""
 
 
-class Silent(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Silent:
     """Too few normal windows to fit anything on: nothing deviates."""
 
     def __call__(self, states: States) -> np.ndarray:

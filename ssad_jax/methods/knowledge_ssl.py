@@ -239,19 +239,18 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             state = model.temporal.step(before, model.temporal.of_input(g))
             return target - model.decoder(nodes, state, graphs.context, layout)
 
-        def one_group(residual, group):
-            masked = jnp.asarray(layout.unit_hash % groups)[None, None] == group.astype(jnp.uint32)
-            masked = jnp.broadcast_to(masked & jnp.asarray(layout.node_mask)[None, None], graphs.signal.shape[:3])
-            return jnp.where(masked[..., None] & channels, errors(masked), residual), None
-
-        residual, _ = jax.lax.scan(one_group, jnp.zeros_like(graphs.signal), jnp.arange(groups))
-
         keys = jax.vmap(lambda tick: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), tick))(
             run.start_tick[0]
         )
-        masked = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
-        entries = masked_entries(masked, layout.signal_mask, mask)
-        squared = jnp.where(entries, jnp.square(errors(masked)), 0).sum((2, 3))
+        random = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
+        group = jnp.asarray(layout.unit_hash % groups)[None] == jnp.arange(groups, dtype=jnp.uint32)[:, None]
+        group = jnp.broadcast_to((group & jnp.asarray(layout.node_mask)[None])[:, None, None], (groups, *random.shape))
+        masks = jnp.concatenate([group, random[None]])  # [groups + 1, 1, L, n]
+        # One window after another is a matter of latency: all masks at once. Of many the activations would be large.
+        every = jax.vmap(errors)(masks) if mask.shape[1] == 1 else jax.lax.map(errors, masks)
+        residual = jnp.where(group[..., None] & channels[None], every[:-1], 0).sum(0)
+        entries = masked_entries(random, layout.signal_mask, mask)
+        squared = jnp.where(entries, jnp.square(every[-1]), 0).sum((2, 3))
         paper = squared / jnp.maximum(entries.sum((2, 3)), 1)
 
         recalled = model.memory(clean, memory_keys)

@@ -16,9 +16,8 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
-from ssad_jax import checkpoint, evaluation_log, methods, prepared, resampling, train
+from ssad_jax import checkpoint, evaluation_log, prepared, resampling, train, trained
 from ssad_jax import workdir as workdirs
-from ssad_jax.knowledge import Knowledge
 from ssad_jax.prepared import Prepared
 from ssad_jax.report.html import write_report
 from ssad_jax.report.pairs import pair_distances
@@ -35,6 +34,7 @@ from ssad_jax.scoring.detectors import (
     suspect_lists,
 )
 from ssad_jax.scoring.explain import alert_records
+from ssad_jax.scoring.fitted import Fitted
 from ssad_jax.scoring.terms import log_nodes, scorer
 from ssad_jax.scoring.thresholds import METHODS, decide
 
@@ -60,7 +60,7 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
     if jax.process_index() != 0:
         return {}
     workdir = Path(workdir)
-    restored = checkpoint.restore(workdir / "checkpoints", _abstract_params, step)
+    restored = trained.restore(workdir, step)
     workdirs.make(workdir)
     context = restored.context
     config = context.config
@@ -78,7 +78,7 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
                 f"{data.directory} has {key}={data.manifest[key]}, the checkpoint was trained with "
                 f"{context.manifest[key]}; prepare the data with the same config.data.{key}"
             )
-    method = methods.get(config.method).create(config, data.system, _knowledge(context.knowledge))
+    method = trained.method(context, data.system)
     own = data.manifest.get("dataset_hash") == context.manifest.get("dataset_hash")
     facts = {
         "step": restored.step,
@@ -87,17 +87,6 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
         "trained_dataset_hash": context.manifest.get("dataset_hash"),
     }
     return evaluate_params(config, data, method, restored.tree["params"], workdir, facts)
-
-
-def _abstract_params(context: checkpoint.Context):
-    """Shapes of the parameters that a checkpoint's config describes."""
-    method = methods.get(context.config.method).create(context.config, context.system, _knowledge(context.knowledge))
-    of_all = train.streams(0, train.num_networks(context.config))
-    return {"params": jax.eval_shape(lambda: train.init_params(method.init, of_all))}
-
-
-def _knowledge(saved: dict) -> Knowledge | None:
-    return Knowledge(tuple(saved["names"]), saved["keys"]) if saved else None
 
 
 def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict) -> dict:
@@ -160,8 +149,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
     output.write_json(folder / "metrics.json", results)
     output.write_frame(folder / "scores.parquet", frame)
     output.write_json_lines(folder / "alerts.jsonl", records)
-    arrays = scored.calibration.arrays() | {"threshold": np.array(chosen.threshold)}
-    output.write_arrays(folder / "calibration.npz", arrays)
+    Fitted.of(data, scored, settings, facts["step"]).save(folder / "calibration.npz")
     _log("writing the report")
     first = jax.tree.map(lambda p: p[0], params)
     held_out = scored.held_out_terms.window

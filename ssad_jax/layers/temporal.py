@@ -29,8 +29,11 @@ class Temporal(nnx.Module):
         return (1 - update) * candidate + update * state
 
     @jax.named_scope("gru")
-    def __call__(self, g: jax.Array, mask: jax.Array) -> jax.Array:
-        """All states: g [B, S, F], mask [B, S] -> s [B, S, H] from s_{-1} = 0; a masked step keeps the state."""
+    def __call__(self, g: jax.Array, mask: jax.Array, start: jax.Array | None = None) -> jax.Array:
+        """All states: g [B, S, F], mask [B, S] -> s [B, S, H]; a masked step keeps the state.
+
+        start: s_{-1} [B, H], 0 by default.
+        """
         projected = self.of_input(g)  # one product for all steps, before the scan
 
         def advance(state, inputs):
@@ -38,8 +41,8 @@ class Temporal(nnx.Module):
             state = jnp.where(m[:, None], self.step(state, x), state)
             return state, state
 
-        # Zeros derived from the data, so that the carry varies over devices as the data does.
-        start = jnp.zeros_like(projected[:, 0, : self.hidden])
+        if start is None:  # zeros derived from the data, so that the carry varies over devices as the data does
+            start = jnp.zeros_like(projected[:, 0, : self.hidden])
         _, states = jax.lax.scan(advance, start, (projected.swapaxes(0, 1), mask.T), unroll=UNROLL)
         return states.swapaxes(0, 1)
 
@@ -54,6 +57,6 @@ class PerWindow(nnx.Module):
         """Projected input W g + b [..., H] -> state [..., H]; the state before is not used."""
         return jnp.tanh(projected)
 
-    def __call__(self, g: jax.Array, mask: jax.Array) -> jax.Array:
+    def __call__(self, g: jax.Array, mask: jax.Array, start: jax.Array | None = None) -> jax.Array:
         """g [B, S, F] -> s [B, S, H]."""
         return jnp.tanh(self.of_input(g))

@@ -13,13 +13,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from ssad_jax import knowledge as knowledge_files
 from ssad_jax.backends import choices
 from ssad_jax.batching import Batch
 from ssad_jax.layers import propagation
-from ssad_jax.layers.decoder import WIDTH as DECODER_WIDTH
 from ssad_jax.layers.decoder import Decoder
 from ssad_jax.layers.graph_encoder import GraphEncoder
 from ssad_jax.layers.hashing import fold, window_keys, words
@@ -50,6 +50,13 @@ class ScoreTerms(NamedTuple):
     state: jax.Array  # [B, L, H]: u_t
 
 
+class Carry(NamedTuple):
+    """What the windows of a run leave to the next one."""
+
+    state: jax.Array  # [1, H]: s of the last window; 0 before the first
+    recalled: jax.Array  # [1, H]: u of the last window; nan before the first
+
+
 class Method(NamedTuple):
     """Pure functions; see the functions of the same names in this module."""
 
@@ -58,6 +65,8 @@ class Method(NamedTuple):
     score: Callable  # params, batch, keys=None -> ScoreTerms
     pair_distances: Callable  # params, batch, keys [B] -> positive [n], negative [n, n]
     prototype_names: tuple[str, ...]
+    begin: Callable | None = None  # -> Carry before a run's first window
+    step: Callable | None = None  # params, batch of one run's next L windows, carry -> ScoreTerms, carry
 
 
 class Network(nnx.Module):
@@ -245,8 +254,16 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         entries = rows.real[:, None] & jnp.asarray(layout.signal_mask)[rows.node]
         return prediction, rows.take(graphs.signal), entries, jnp.asarray(is_log)[rows.node]
 
-    def score_run(params, run: Batch) -> ScoreTerms:
-        """Score one run, B = 1. The state before each window is clean; only the window itself is masked."""
+    def begin() -> Carry:
+        """What precedes a run's first window: state zero."""
+        hidden = config.model.hidden_dim
+        return Carry(np.zeros((1, hidden), np.float32), np.full((1, hidden), np.nan, np.float32))
+
+    def score_run(params, run: Batch, carry: Carry) -> tuple[ScoreTerms, Carry]:
+        """Score the next L windows of one run, B = 1, after those that left `carry`.
+
+        The state before each window is clean; only the window itself is masked.
+        """
         model = network(params)
         mask = run.window_mask
         graphs = layout.arrange(run.graphs)
@@ -260,47 +277,49 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             for m in (None, True)
         )
         _, g = model.encoder.from_weighted(seen, graph, layout)
-        clean = model.temporal(g, mask)  # [1, L, H]
-        before = jnp.concatenate([jnp.zeros_like(clean[:, :1]), clean[:, :-1]], axis=1)
+        clean = model.temporal(g, mask, carry.state)  # [1, L, H]
+        before = jnp.concatenate([carry.state[:, None], clean[:, :-1]], axis=1)
 
         def encode_masked(masked):
-            """H^L [1, L, n, H] and what the decoder takes of s [1, L, 1, WIDTH] with `masked` [1, 1 or L, n] hidden."""
+            """H^L [1, L, n, H] with `masked` [1, L, n] hidden, and what the decoder takes of s, [1, L, n, WIDTH]."""
             nodes, g = model.encoder.from_weighted(jnp.where(masked[..., None], hidden, seen), graph, layout)
-            state = model.temporal.step(before, model.temporal.of_input(g))
-            return nodes, model.decoder.of_state(state)[..., None, :]
-
-        def passes(found, some):
-            """Keep of each pass what it says of the nodes that it hides; `some` [passes at once] group numbers."""
-            member = jnp.asarray(layout.unit_hash % groups)[None, None, None] == some[:, None, None, None]
-            encoded = jax.vmap(encode_masked)(member)
-            own = tuple(jnp.where(member[..., None], new, 0).sum(0, dtype=new.dtype) for new in encoded)
-            return jax.tree.map(lambda new, old: jnp.where(member.any(0)[..., None], new, old), own, found), None
-
-        # Each group's rows are decoded once, after all passes.
-        empty = jnp.zeros_like(seen), jnp.zeros((*seen.shape[:3], DECODER_WIDTH), seen.dtype)
-        at_once = groups if groups * seen[..., 0].size <= choices().rows_together else 1
-        order = jnp.arange(groups, dtype=jnp.uint32).reshape(-1, at_once)
-        (nodes, from_state), _ = jax.lax.scan(passes, empty, order)
-        residual = target - model.decoder(nodes, from_state, graphs.context, layout)
-        residual = jnp.where(channels, residual, 0)
+            of_state = model.decoder.of_state(model.temporal.step(before, model.temporal.of_input(g)))
+            return nodes, jnp.broadcast_to(of_state[..., None, :], (*nodes.shape[:3], of_state.shape[-1]))
 
         keys = jax.vmap(lambda tick: jax.random.fold_in(jax.random.key(0, impl="threefry2x32"), tick))(
             run.start_tick[0]
         )
-        masked = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
-        entries = masked_entries(masked, layout.signal_mask, mask)
-        nodes, from_state = encode_masked(masked)
-        error = target - model.decoder(nodes, from_state, graphs.context, layout)
-        squared = jnp.where(entries, jnp.square(error), 0).sum((2, 3))
+        random = views.random_mask(words(keys)[None], layout.unit_hash, layout.node_mask, weights.mask_ratio)
+        member = jnp.asarray(layout.unit_hash % groups)[None] == jnp.arange(groups, dtype=jnp.uint32)[:, None]
+        member = jnp.broadcast_to(member[:, None, None], (groups, *random.shape))
+
+        def keep(found, some):
+            """Of a pass that hides the nodes `some` keep what it says of them."""
+            return jax.tree.map(lambda new, old: jnp.where(some[..., None], new, old), encode_masked(some), found), None
+
+        # Each group's rows are decoded once, after all passes.
+        if (groups + 1) * random.size <= choices().rows_together:
+            encoded = jax.vmap(encode_masked)(jnp.concatenate([member, random[None]]))
+            by_group = (jnp.where(member[..., None], x[:-1], 0).sum(0, dtype=x.dtype) for x in encoded)
+            by_group, at_random = tuple(by_group), tuple(x[-1] for x in encoded)
+        else:
+            at_random = encode_masked(random)
+            by_group, _ = jax.lax.scan(keep, jax.tree.map(jnp.zeros_like, at_random), member)
+        nodes, from_state = (jnp.concatenate(parts) for parts in zip(by_group, at_random, strict=True))
+        errors = target - model.decoder(nodes, from_state, jnp.concatenate([graphs.context] * 2), layout)
+        residual = jnp.where(channels, errors[:1], 0)
+        entries = masked_entries(random, layout.signal_mask, mask)
+        squared = jnp.where(entries, jnp.square(errors[1:]), 0).sum((2, 3))
         paper = squared / jnp.maximum(entries.sum((2, 3)), 1)
 
         recalled = model.memory(clean, memory_keys)
         u = recalled.state
-        similarity = cosine(u[:, 1:], u[:, :-1])
-        temporal = jnp.where(mask[:, 1:] & mask[:, :-1], 1 - similarity, jnp.nan)
-        temporal = jnp.concatenate([jnp.full_like(temporal[:, :1], jnp.nan, shape=(1, 1)), temporal], axis=1)
+        earlier = jnp.concatenate([carry.recalled[:, None], u[:, :-1]], axis=1)
+        both = mask & jnp.concatenate([jnp.ones_like(mask[:, :1]), mask[:, :-1]], axis=1)
+        temporal = jnp.where(both, 1 - cosine(u, earlier), jnp.nan)
         prior = jnp.where(mask, alignment_error(u, recalled.prototype), 0)
-        return ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+        terms = ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+        return terms, Carry(clean[:, -1], u[:, -1])
 
     def score(params, batch: Batch, keys=None) -> ScoreTerms:
         """Score B runs of L consecutive windows each, from state zero. Deterministic; `keys` is not used.
@@ -311,7 +330,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         runs = jax.tree.map(lambda x: x[:, None], batch)
         rows = batch.window_mask.size * len(layout.order)
         at_once = len(batch.index) if rows <= choices().rows_together else None
-        terms = jax.lax.map(lambda run: score_run(params, run), runs, batch_size=at_once)
+        terms = jax.lax.map(lambda run: score_run(params, run, begin())[0], runs, batch_size=at_once)
         return jax.tree.map(lambda x: x[:, 0], terms)
 
     def pair_distances(params, batch: Batch, keys):
@@ -329,4 +348,4 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         negative = is_negative(tick, mask, tick, mask, apart)
         return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
 
-    return Method(init, loss, score, pair_distances, prototype_names)
+    return Method(init, loss, score, pair_distances, prototype_names, begin, score_run)

@@ -42,26 +42,24 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     over[:, real] = np.maximum((node_error[:, real] - calibration.node_median[kind]) / calibration.node_spread[kind], 0)
     calls = real & (system.caller >= 0)
     shape = len(node_error), len(system.service_names)
-    worst = [np.zeros(shape, np.float32) for _ in NODE_KINDS]
-    for node in np.flatnonzero(real & ~calls):
-        _raise(worst[system.kind[node]], system.service[node], over[:, node])
-    own = np.maximum.reduce(worst)
-    served, made = (_Mean(shape, end[calls], over[:, calls]) for end in (system.service, system.caller))
-    for node in np.flatnonzero(calls):
-        caller, callee = system.caller[node], system.service[node]
-        if caller == callee:
-            _raise(worst[system.kind[node]], callee, over[:, node])
-            continue
-        of_callee = np.square(CALLEE_PRIOR + own[:, callee] + served.without(callee, over[:, node]) + made.of(callee))
-        of_caller = np.square(CALLER_PRIOR + own[:, caller] + made.without(caller, over[:, node]) + served.of(caller))
-        share = of_callee / (of_callee + of_caller)
-        _raise(worst[system.kind[node]], callee, share * over[:, node])
-        _raise(worst[system.kind[node]], caller, (1 - share) * over[:, node])
+    worst = np.zeros((len(NODE_KINDS), *shape), np.float32)
+    own = np.flatnonzero(real & ~calls)
+    _raise(worst, system.kind[own], system.service[own], over[:, own])
+    speaks = worst.max(0)
+    over, caller, callee, kind = over[:, calls], system.caller[calls], system.service[calls], system.kind[calls]
+    served, made = (_Mean(shape, end, over) for end in (callee, caller))
+    of_callee = np.square(CALLEE_PRIOR + speaks[:, callee] + served.without(callee, over) + made.of(callee))
+    of_caller = np.square(CALLER_PRIOR + speaks[:, caller] + made.without(caller, over) + served.of(caller))
+    # A call of a service to itself is its own.
+    share = np.where(caller == callee, 1.0, of_callee / (of_callee + of_caller))
+    _raise(worst, kind, callee, share * over)
+    _raise(worst, kind, caller, (1 - share) * over)
     return np.sqrt(np.square(worst).sum(0))
 
 
-def _raise(blame: np.ndarray, service: int, to: np.ndarray) -> None:
-    np.maximum(blame[:, service], to, out=blame[:, service])
+def _raise(worst: np.ndarray, kind: np.ndarray, service: np.ndarray, to: np.ndarray) -> None:
+    """worst [kinds, M, services] is at least `to` [M, n] at (kind, service) [n]."""
+    np.maximum.at(worst, (kind, slice(None), service), to.T)
 
 
 class _Mean:
@@ -69,15 +67,14 @@ class _Mean:
 
     def __init__(self, shape: tuple[int, int], service: np.ndarray, over: np.ndarray):
         self.total, self.count = np.zeros(shape, np.float32), np.bincount(service, minlength=shape[1])
-        for column, s in enumerate(service):
-            self.total[:, s] += over[:, column]
+        np.add.at(self.total, (slice(None), service), over)
 
-    def of(self, service: int) -> np.ndarray:
-        return self.total[:, service] / max(self.count[service], 1)
+    def of(self, service: np.ndarray) -> np.ndarray:
+        return self.total[:, service] / np.maximum(self.count[service], 1)
 
-    def without(self, service: int, over: np.ndarray) -> np.ndarray:
+    def without(self, service: np.ndarray, over: np.ndarray) -> np.ndarray:
         """The same of all calls of that end but one."""
-        return (self.total[:, service] - over) / max(self.count[service] - 1, 1)
+        return (self.total[:, service] - over) / np.maximum(self.count[service] - 1, 1)
 
 
 def suspects(system: System, blame: np.ndarray) -> list[list[str]]:

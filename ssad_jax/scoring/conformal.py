@@ -6,7 +6,7 @@ distribution. Windows that share ticks are not exchangeable: of n overlapping wi
 window length are independent looks, so p-values below 1 / (effective n + 1) promise more than the data can keep.
 `disjoint` finds windows that share no tick; their number is the effective n, and thresholds may rest on them alone.
 
-Where the system drifts no fixed set of scores stays exchangeable with new ones. `adaptive` replaces it with the latest
+Where the system drifts no fixed set of scores stays exchangeable with new ones. `Online` replaces it with the latest
 normal looking scores and steers the level that p is compared with, so that the share of alerts among them comes back
 to the wanted rate (adaptive conformal inference: Gibbs & Candes, NeurIPS 2021).
 """
@@ -73,10 +73,16 @@ def disjoint(start: np.ndarray, length: float) -> np.ndarray:
     return np.array(kept, int)
 
 
-def adaptive(
-    calibration: np.ndarray, scores: np.ndarray, rate: float, longest: int, accept_after: int, memory: int = 0
-) -> Adaptive:
-    """Alerts of an online detector without labels whose share among normal windows stays near `rate` under drift.
+class Judgement(NamedTuple):
+    """What the online variant says of one window."""
+
+    p_value: float
+    level: float
+    alert: bool
+
+
+class Online:
+    """An online detector without labels whose share of alerts among normal windows stays near `rate` under drift.
 
     One window at a time. Its p-value is taken against the latest `memory` normal looking scores (at first the
     calibration scores); it alerts where that is at most the level. After an alert the log level falls by STEP *
@@ -90,39 +96,48 @@ def adaptive(
 
     Args:
         calibration: [n] finite scores of normal windows, in time order.
-        scores: [M] in time order.
         longest: alerts in a row that may still be a false alarm (windows that overlap alert together).
         accept_after: alerts in a row after which they are the new normal.
         memory: scores that are remembered; 0: as many as there are calibration scores, but at least 2 / rate.
     """
-    memory = memory or max(len(calibration), math.ceil(2 / rate))
-    recent = [float(s) for s in np.asarray(calibration, np.float64)[-memory:]]
-    ordered = np.sort(recent)
-    highest, level, before = WIDEST * rate, rate, rate
-    run: list[float] = []
-    out = np.zeros((3, len(scores)))
-    for i, score in enumerate(np.where(np.isfinite(scores), scores, np.inf)):
-        floor = 1 / (len(recent) + 1)
-        level = min(max(level, floor), max(highest, floor))
-        p = (1 + len(ordered) - np.searchsorted(ordered, score, side="left")) / (len(ordered) + 1)
+
+    def __init__(self, calibration: np.ndarray, rate: float, longest: int, accept_after: int, memory: int = 0):
+        self.rate, self.longest, self.accept_after = rate, longest, accept_after
+        self.memory = memory or max(len(calibration), math.ceil(2 / rate))
+        self.recent = [float(s) for s in np.asarray(calibration, np.float64)[-self.memory :]]
+        self.ordered = np.sort(self.recent)
+        self.level, self.before = rate, rate  # now, and when the present run of alerts began
+        self.run: list[float] = []  # scores of the present run of alerts
+
+    def judge(self, score: float) -> Judgement:
+        """Judge the next window; a score that is not finite is the strangest of all."""
+        score = float(score) if math.isfinite(score) else math.inf
+        floor = 1 / (len(self.recent) + 1)
+        level = self.level = min(max(self.level, floor), max(WIDEST * self.rate, floor))
+        at_least = len(self.ordered) - np.searchsorted(self.ordered, score, side="left")
+        p = float(1 + at_least) / (len(self.ordered) + 1)
         alert = p <= level * (1 + 1e-9)
-        out[:, i] = p, level, alert
         new: list[float] = []
         if alert:
-            if not run:
-                before = level
-            run.append(float(score))
-            if len(run) <= longest:
-                level *= math.exp(-STEP * (1 - rate))
-            elif len(run) <= accept_after:
-                level = before
+            if not self.run:
+                self.before = level
+            self.run.append(score)
+            if len(self.run) <= self.longest:
+                self.level = level * math.exp(-STEP * (1 - self.rate))
+            elif len(self.run) <= self.accept_after:
+                self.level = self.before
             else:
-                new, run = run, []
+                new, self.run = self.run, []
         else:
-            new = [*run, float(score)] if len(run) <= longest else [float(score)]
-            run = []
-            level *= math.exp(STEP * rate)
+            new = [*self.run, score] if len(self.run) <= self.longest else [score]
+            self.run = []
+            self.level = level * math.exp(STEP * self.rate)
         if new:
-            recent = (recent + [s for s in new if math.isfinite(s)])[-memory:]
-            ordered = np.sort(recent)
-    return Adaptive(out[0], out[1], out[2].astype(bool))
+            self.recent = (self.recent + [s for s in new if math.isfinite(s)])[-self.memory :]
+            self.ordered = np.sort(self.recent)
+        return Judgement(p, level, alert)
+
+    def judge_all(self, scores: np.ndarray) -> Adaptive:
+        """Judge windows [M] in time order."""
+        judged = np.array([self.judge(score) for score in scores], np.float64).reshape(-1, 3)
+        return Adaptive(judged[:, 0], judged[:, 1], judged[:, 2].astype(bool))

@@ -12,7 +12,7 @@ from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
 from ssad_jax.scoring.conformal import Overlap, overlap
-from ssad_jax.scoring.states import read_states
+from ssad_jax.scoring.states import Readings, read_states
 from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
 from ssad_jax.scoring.thresholds import Threshold, alerts, decide
 
@@ -27,6 +27,7 @@ class Scored:
     held_out: Scores  # theirs, leave one run out
     terms: Terms  # of the test windows, in time order
     scores: Scores
+    readings: tuple[Readings, ...] = ()  # of each network's states, for new windows
 
 
 def score_dataset(score, params, prepared: Prepared, score_config, own: bool = True) -> Scored:
@@ -51,20 +52,21 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
         return score_runs(score, network, prepared, runs, score_config.batch_runs)
 
     def judge(k, network):
-        """(calibration, test) terms of one network.
+        """(calibration, test) terms of one network, and the readings of its states.
 
         Its normal states are those of all calibration windows, also of groups that it was fitted on.
         """
         held_out, test = by(network, calibration_runs), by(network, test_runs)
         run = prepared.windows.segment[held_out.window]
-        held_out, test = read_states(held_out, run, test, warm_up_windows(prepared), score_config)
-        return held_out.take(prepared.windows.group[held_out.window] == k) if own else held_out, test
+        held_out, test, readings = read_states(held_out, run, test, warm_up_windows(prepared), score_config)
+        return held_out.take(prepared.windows.group[held_out.window] == k) if own else held_out, test, readings
 
-    held_out, test = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
+    held_out, test, readings = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
     # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.
     fit = by(networks[0], some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0])
     together = joined(held_out) if own else averaged(held_out)
-    return calibrate(prepared, place, fit, together, averaged(test), score_config)
+    scored = calibrate(prepared, place, fit, together, averaged(test), score_config)
+    return dataclasses.replace(scored, readings=readings)
 
 
 def warm_up_windows(prepared: Prepared) -> int:

@@ -16,6 +16,8 @@ nothing deviates: both terms are 0.
 States of different networks cannot be compared: read the terms of each network before averaging them.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -37,8 +39,108 @@ class States(NamedTuple):
         return States(self.now[rows], self.before[rows])
 
 
-def read_states(calibration: Terms, run: np.ndarray, test: Terms, warm_up: int, score_config) -> tuple[Terms, Terms]:
-    """One network's terms with `read` as the settings say.
+@dataclasses.dataclass(frozen=True)
+class Whitening:
+    """Mahalanobis distance of rows from normal ones, with shrunk correlations.
+
+    Not with a shrunk covariance, which would add to every direction a share of the load's variance.
+    """
+
+    middle: np.ndarray  # [H]
+    spread: np.ndarray  # [H]
+    precision: np.ndarray  # [H, H], of rows in units of the spread
+
+    @classmethod
+    def fit(cls, normal: np.ndarray) -> "Whitening":
+        """normal: [n, H]."""
+        middle, spread = normal.mean(0), np.maximum(normal.std(0), 1e-12)
+        return cls(middle, spread, np.linalg.pinv(ledoit_wolf((normal - middle) / spread)[0], hermitian=True))
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """[M, H] -> [M]."""
+        off = (rows - self.middle) / self.spread
+        return np.sqrt(np.maximum(((off @ self.precision) * off).sum(1), 0.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """How far each state is from its linear forecast; nan at a run's first window."""
+
+    middle: np.ndarray  # [H]
+    middle_before: np.ndarray  # [H]
+    weights: np.ndarray  # [H, H]
+    distance: Whitening  # of errors
+
+    @classmethod
+    def fit(cls, normal: States) -> "Forecast":
+        middle, middle_before = normal.now.mean(0), normal.before.mean(0)
+        before = normal.before - middle_before
+        gram = before.T @ before
+        inverse = np.linalg.pinv(gram + FORECAST_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), hermitian=True)
+        weights = inverse @ before.T @ (normal.now - middle)
+        # What the error of each window would be under a forecast fitted without it.
+        leverage = ((before @ inverse) * before).sum(1) + 1 / len(before)
+        error = normal.now - middle - before @ weights
+        return cls(middle, middle_before, weights, Whitening.fit(error / (1 - leverage)[:, None]))
+
+    def __call__(self, states: States) -> np.ndarray:
+        """[M]."""
+        return self.distance(states.now - self.middle - (states.before - self.middle_before) @ self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mahalanobis:
+    """How far each state is from normal ones."""
+
+    distance: Whitening
+
+    @classmethod
+    def fit(cls, normal: States) -> "Mahalanobis":
+        return cls(Whitening.fit(normal.now))
+
+    def __call__(self, states: States) -> np.ndarray:
+        """[M]."""
+        return self.distance(states.now)
+
+
+@dataclasses.dataclass(frozen=True)
+class AsMeasured:
+    """The paper's own term."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Silent:
+    """Too few normal windows to fit anything on: nothing deviates."""
+
+    def __call__(self, states: States) -> np.ndarray:
+        """[M]."""
+        return np.zeros(len(states.now))
+
+
+Reading = Forecast | Mahalanobis | AsMeasured | Silent
+TEMPORAL = {"paper": AsMeasured, "forecast": Forecast}
+PRIOR = {"paper": AsMeasured, "mahalanobis": Mahalanobis}
+
+
+class Readings(NamedTuple):
+    """How the terms of one network are read off its states."""
+
+    temporal: Reading
+    prior: Reading
+
+    def read(self, states: States, measured: np.ndarray) -> np.ndarray:
+        """[M, 2] f32: temporal and prior term; measured [M, 2] f32: as the paper measures them."""
+        out = np.array(measured, np.float32)
+        for column, reading in enumerate(self):
+            if not isinstance(reading, AsMeasured):
+                out[:, column] = reading(states)
+        return out
+
+
+def read_states(
+    calibration: Terms, run: np.ndarray, test: Terms, warm_up: int, score_config
+) -> tuple[Terms, Terms, Readings]:
+    """One network's terms with `read` as the settings say, and the readings of new windows.
 
     Args:
         calibration, test: in the order in which `score_runs` gives them.
@@ -53,68 +155,29 @@ def read_states(calibration: Terms, run: np.ndarray, test: Terms, warm_up: int, 
     left = [(usable & (run != r)).sum() for r in np.unique(run)]
     if len(left) > 1 and min(left) < fewest:
         usable[:] = False
-    read = [np.stack([terms.temporal, terms.prior], axis=1) for terms in (calibration, test)]
-    for column, fit in enumerate((TEMPORAL[score_config.temporal], PRIOR[score_config.prior])):
-        if fit is not None:
-            read[0][:, column] = _without_own_run(fit, normal, usable, run, fewest)
-            read[1][:, column] = _fitted(fit, normal.take(usable), fewest)(new)
-    return calibration._replace(read=read[0]), test._replace(read=read[1])
 
+    def fit(windows: np.ndarray) -> Readings:
+        chosen = (TEMPORAL[score_config.temporal], PRIOR[score_config.prior])
+        return Readings(*(_fitted(kind, normal.take(windows), fewest) for kind in chosen))
 
-def fit_forecast(normal: States):
-    """A function States [M] -> [M]: how far each state is from its forecast; nan at a run's first window."""
-    middle, middle_before = normal.now.mean(0), normal.before.mean(0)
-    before = normal.before - middle_before
-    gram = before.T @ before
-    inverse = np.linalg.pinv(gram + FORECAST_RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram)), hermitian=True)
-    weights = inverse @ before.T @ (normal.now - middle)
-
-    def error(states: States) -> np.ndarray:
-        return states.now - middle - (states.before - middle_before) @ weights
-
-    # What the error of each window would be under a forecast fitted without it.
-    leverage = ((before @ inverse) * before).sum(1) + 1 / len(before)
-    distance = _whitened(error(normal) / (1 - leverage)[:, None])
-    return lambda states: distance(error(states))
-
-
-def fit_mahalanobis(normal: States):
-    """A function States [M] -> [M]: how far each state is from normal ones."""
-    distance = _whitened(normal.now)
-    return lambda states: distance(states.now)
-
-
-TEMPORAL = {"paper": None, "forecast": fit_forecast}
-PRIOR = {"paper": None, "mahalanobis": fit_mahalanobis}
-
-
-def _whitened(normal: np.ndarray):
-    """Mahalanobis distance of rows from normal ones [n, H], with shrunk correlations.
-
-    Not with a shrunk covariance, which would add to every direction a share of the load's variance.
-    """
-    middle, spread = normal.mean(0), np.maximum(normal.std(0), 1e-12)
-    precision = np.linalg.pinv(ledoit_wolf((normal - middle) / spread)[0], hermitian=True)
-
-    def distance(rows: np.ndarray) -> np.ndarray:
-        off = (rows - middle) / spread
-        return np.sqrt(np.maximum(((off @ precision) * off).sum(1), 0.0))
-
-    return distance
-
-
-def _fitted(fit, normal: States, fewest: int):
-    return fit(normal) if len(normal.now) >= fewest else lambda states: np.zeros(len(states.now))
-
-
-def _without_own_run(fit, normal: States, usable: np.ndarray, run: np.ndarray, fewest: int) -> np.ndarray:
-    """[M]: each calibration window under a fit without its run; of a single run, under the fit on all."""
-    out = np.zeros(len(run))
+    # Calibration windows under a fit without their run; of a single run, under the fit on all.
+    read, measured = np.zeros((len(run), 2), np.float32), _measured(calibration)
     for r in np.unique(run):
         own = run == r
         rest = usable & ~own
-        out[own] = _fitted(fit, normal.take(rest if rest.any() else usable), fewest)(normal.take(own))
-    return out
+        read[own] = fit(rest if rest.any() else usable).read(normal.take(own), measured[own])
+    of_new = fit(usable)
+    return calibration._replace(read=read), test._replace(read=of_new.read(new, _measured(test))), of_new
+
+
+def _fitted(kind: Callable, normal: States, fewest: int) -> Reading:
+    if kind is AsMeasured:
+        return AsMeasured()
+    return kind.fit(normal) if len(normal.now) >= fewest else Silent()
+
+
+def _measured(terms: Terms) -> np.ndarray:
+    return np.stack([terms.temporal, terms.prior], axis=1)
 
 
 def _states(terms: Terms) -> States:

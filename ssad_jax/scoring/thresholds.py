@@ -126,29 +126,45 @@ class Decision(NamedTuple):
     alert: np.ndarray  # [M] bool
 
 
-def decide(held_out: np.ndarray, test: np.ndarray, score_config, overlap: conformal.Overlap | None = None) -> Decision:
-    """The threshold, p-values and alerts of new scores, from those of calibration windows alone.
+class Rule(NamedTuple):
+    """How scores are judged; fitted on calibration windows alone."""
 
-    Args:
-        held_out: [n] scores of calibration windows, test: [M] scores to judge; both in time order.
-        overlap: how the windows lie in time; None: no two share a tick.
+    threshold: Threshold
+    rests_on: np.ndarray  # [n] finite f64: calibration scores that p-values rest on, in time order
+    together: int  # windows that begin within one window length
+
+
+def fit_rule(held_out: np.ndarray, score_config, overlap: conformal.Overlap | None = None) -> Rule:
+    """The rule that `config.score` names, from the scores [n] of calibration windows in time order.
+
+    Args: overlap: how the windows lie in time; None: no two share a tick.
 
     Raises:
         InputError: no finite calibration score, or an unknown `config.score.threshold`.
     """
-    held_out, test = np.asarray(held_out, np.float64), np.asarray(test, np.float64)
+    held_out = np.asarray(held_out, np.float64)
     effective, together = (len(held_out), 1) if overlap is None else (len(overlap.disjoint), overlap.windows)
     rest_on = held_out
     if overlap is not None and score_config.conformal_windows == "disjoint":
         rest_on = held_out[overlap.disjoint]
     conformal_family = score_config.threshold in ("conformal", "adaptive")
     threshold = choose_threshold(rest_on if conformal_family else held_out, score_config, effective)
-    rest_on = _finite(rest_on)
+    return Rule(threshold, _finite(rest_on), together)
+
+
+def online(rule: Rule, score_config) -> conformal.Online:
+    """The threshold `adaptive`, before the first window."""
+    longest, accept_after = LONGEST * (rule.together + 1), score_config.accept_windows * rule.together
+    return conformal.Online(rule.rests_on, score_config.false_alarm_rate, longest, accept_after)
+
+
+def decide(held_out: np.ndarray, test: np.ndarray, score_config, overlap: conformal.Overlap | None = None) -> Decision:
+    """The threshold, p-values and alerts of new scores [M] in time order; otherwise as `fit_rule`."""
+    rule, test = fit_rule(held_out, score_config, overlap), np.asarray(test, np.float64)
     if score_config.threshold == "adaptive":
-        longest, accept_after = LONGEST * (together + 1), score_config.accept_windows * together
-        online = conformal.adaptive(rest_on, test, score_config.false_alarm_rate, longest, accept_after)
-        return Decision(threshold, online.p_value, online.alert)
-    return Decision(threshold, conformal.p_values(rest_on, test), alerts(test, threshold))
+        judged = online(rule, score_config).judge_all(test)
+        return Decision(rule.threshold, judged.p_value, judged.alert)
+    return Decision(rule.threshold, conformal.p_values(rule.rests_on, test), alerts(test, rule.threshold))
 
 
 def _finite(scores: np.ndarray) -> np.ndarray:

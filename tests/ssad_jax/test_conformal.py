@@ -3,7 +3,11 @@
 import numpy as np
 import pytest
 
-from ssad_jax.scoring.conformal import WIDEST, adaptive, disjoint, overlap, p_values, rank_for
+from ssad_jax.scoring.conformal import WIDEST, Online, disjoint, overlap, p_values, rank_for
+
+
+def adaptive(calibration, scores, *settings, **named):
+    return Online(calibration, *settings, **named).judge_all(scores)
 
 
 def test_p_values_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ssad_jax.config import default_config
-from ssad_jax.scoring.states import FORECAST_RIDGE, States, fit_forecast, fit_mahalanobis, read_states
+from ssad_jax.scoring.states import FORECAST_RIDGE, Forecast, Mahalanobis, States, read_states
 from ssad_jax.scoring.terms import Terms
 
 RUNS, LENGTH, WARM_UP = 12, 30, 4
@@ -41,7 +41,7 @@ def auroc(normal, faulty):
 def test_mahalanobis_by_hand():
     rng = np.random.default_rng(0)
     normal = rng.normal(size=(200_000, 2)) * [1.0, 10.0] + [5.0, 0.0]
-    distance = fit_mahalanobis(States(normal, normal))
+    distance = Mahalanobis.fit(States(normal, normal))
     new = np.array([[5.0, 0.0], [7.0, 0.0], [5.0, 20.0], [8.0, 40.0]])
     np.testing.assert_allclose(distance(States(new, new)), [0, 2, 2, 5], atol=0.03)
 
@@ -51,7 +51,7 @@ def test_forecast_by_hand():
     rng = np.random.default_rng(0)
     before = rng.normal(size=(50_000, 2))
     normal = States(2 + 0.5 * before + rng.normal(size=before.shape) * [1.0, 0.5], before)
-    distance = fit_forecast(normal)
+    distance = Forecast.fit(normal)
     at = np.array([[10.0, -10.0]])
     slope = 0.5 / (1 + FORECAST_RIDGE)  # before has the same spread in all directions
     spread = np.sqrt([1.0 + (0.5 - slope) ** 2, 0.25 + (0.5 - slope) ** 2])
@@ -77,12 +77,12 @@ def test_calibration_windows_are_judged_without_their_own_run():
     rng = np.random.default_rng(0)
     calibration, test = (terms(rng.normal(size=(6 * 12, 40)), 12) for _ in range(2))
     run = np.arange(72) // 12
-    held_out, new = read_states(calibration, run, test, WARM_UP, settings())
+    held_out, new, _ = read_states(calibration, run, test, WARM_UP, settings())
     late = calibration.position >= WARM_UP
     for column in (0, 1):
         assert np.median(held_out.read[late, column]) == pytest.approx(np.median(new.read[late, column]), rel=0.1)
     shifted = calibration._replace(state=calibration.state + 50 * (run == 2)[:, None])
-    again, _ = read_states(shifted, run, test, WARM_UP, settings())
+    again, _, _ = read_states(shifted, run, test, WARM_UP, settings())
     assert again.read[run == 2, 1].min() > 10 * held_out.read[run == 2, 1].max()
 
 
@@ -90,10 +90,10 @@ def test_windows_without_history_and_settings_of_the_paper():
     rng = np.random.default_rng(0)
     calibration, test = (terms(loaded_states(rng)) for _ in range(2))
     run = np.arange(RUNS * LENGTH) // LENGTH
-    _, new = read_states(calibration, run, test, WARM_UP, settings())
+    _, new, _ = read_states(calibration, run, test, WARM_UP, settings())
     np.testing.assert_array_equal(np.isnan(new.read[:, 0]), test.position == 0)
     assert np.isfinite(new.read[:, 1]).all()
-    _, paper = read_states(calibration, run, test, WARM_UP, settings(temporal="paper", prior="paper"))
+    _, paper, _ = read_states(calibration, run, test, WARM_UP, settings(temporal="paper", prior="paper"))
     np.testing.assert_array_equal(paper.read, np.stack([test.temporal, test.prior], axis=1))
     np.testing.assert_array_equal(new.temporal, test.temporal)  # the paper's score still sees its own
 
@@ -101,7 +101,7 @@ def test_windows_without_history_and_settings_of_the_paper():
 @pytest.mark.parametrize("states", [np.zeros((60, 3)), np.full((60, 3), np.nan), np.ones((60, 3))])
 def test_states_that_say_nothing_are_no_error(states):
     calibration = terms(states, 30)
-    held_out, test = read_states(calibration, np.arange(60) // 30, terms(states, 30), WARM_UP, settings())
+    held_out, test, _ = read_states(calibration, np.arange(60) // 30, terms(states, 30), WARM_UP, settings())
     for read in (held_out.read, test.read):
         assert (np.nan_to_num(read) == 0).all()
 
@@ -109,7 +109,7 @@ def test_states_that_say_nothing_are_no_error(states):
 def test_a_single_short_calibration_run():
     rng = np.random.default_rng(0)
     calibration, test = terms(rng.normal(size=(8, 3)), 8), terms(rng.normal(size=(60, 3)), 30)
-    held_out, new = read_states(calibration, np.zeros(8, int), test, WARM_UP, settings())
+    held_out, new, _ = read_states(calibration, np.zeros(8, int), test, WARM_UP, settings())
     np.testing.assert_array_equal(held_out.read, 0)
     np.testing.assert_array_equal(new.read, 0)
 
@@ -120,6 +120,6 @@ def test_terms_are_read_of_all_windows_or_of_none(runs):
     rng, length = np.random.default_rng(0), 26  # 22 with history a run, 40 are needed
     normal, new = terms(loaded_states(rng, runs, length), length), terms(loaded_states(rng, 1, length), length)
     run = np.repeat(np.arange(runs), length)
-    read = [part.read[part.position >= WARM_UP] for part in read_states(normal, run, new, WARM_UP, settings())]
+    read = [part.read[part.position >= WARM_UP] for part in read_states(normal, run, new, WARM_UP, settings())[:2]]
     assert [(part > 0).all() for part in read] == [runs == 3] * 2
     assert [(part == 0).all() for part in read] == [runs == 2] * 2

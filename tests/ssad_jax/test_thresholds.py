@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.errors import InputError
 from ssad_jax.config import default_config
-from ssad_jax.scoring.conformal import adaptive, overlap, p_values
+from ssad_jax.scoring.conformal import Online, overlap, p_values
 from ssad_jax.scoring.thresholds import (
     choose_threshold,
     conformal_threshold,
@@ -108,7 +108,7 @@ def test_the_adaptive_decision_is_the_online_one():
     held_out, test = rng.standard_normal(200), rng.standard_normal(500) + np.linspace(0, 3, 500)
     layout = overlap(np.arange(200) * 5, 20, 5)
     result = decided("adaptive", layout=layout, held_out=held_out, test=test)
-    online = adaptive(held_out, test, 0.05, longest=10, accept_after=720)
+    online = Online(held_out, 0.05, longest=10, accept_after=720).judge_all(test)
     np.testing.assert_array_equal(result.alert, online.alert)
     np.testing.assert_array_equal(result.p_value, online.p_value)
     assert "adapted online" in result.threshold.method

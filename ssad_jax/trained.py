@@ -1,0 +1,33 @@
+"""A trained method from the checkpoints of a workdir."""
+
+from pathlib import Path
+
+import jax
+
+from ssad_jax import checkpoint, methods, train
+from ssad_jax.checkpoint import Checkpoint, Context
+from ssad_jax.knowledge import Knowledge
+from ssad_jax.methods.knowledge_ssl import Method
+from ssad_jax.prepared import System
+
+
+def restore(workdir, step: int | None = None) -> Checkpoint:
+    """Checkpoint `step` of a workdir, or its newest; `tree["params"]` are of K networks, on a leading axis.
+
+    Raises:
+        InputError: there is none, or none that is whole.
+    """
+    return checkpoint.restore(Path(workdir) / "checkpoints", _abstract_params, step)
+
+
+def method(context: Context, system: System) -> Method:
+    """The method that a checkpoint's config describes, for a system: the checkpoint's own, or another dataset's."""
+    saved = context.knowledge
+    knowledge = Knowledge(tuple(saved["names"]), saved["keys"]) if saved else None
+    return methods.get(context.config.method).create(context.config, system, knowledge)
+
+
+def _abstract_params(context: Context):
+    """Shapes of the parameters that a checkpoint's config describes."""
+    init, of_all = method(context, context.system).init, train.streams(0, train.num_networks(context.config))
+    return {"params": jax.eval_shape(lambda: train.init_params(init, of_all))}

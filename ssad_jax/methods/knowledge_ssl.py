@@ -79,6 +79,11 @@ class View(NamedTuple):
     state: jax.Array  # [B, S, H]: s
 
 
+def is_on(weight) -> bool:
+    """Whether a term of the loss is computed. A traced weight, unknown while the program is built, is on."""
+    return isinstance(weight, jax.core.Tracer) or weight != 0
+
+
 def create(config, system: System, knowledge: knowledge_files.Knowledge | None) -> Method:
     """Build method A for one system.
 
@@ -176,13 +181,13 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             "prototype_entropy": (entropy * mask.sum(), mask.sum()),
             "state_variance": (state_variance(gather(state), everywhere) * mask.sum(), mask.sum()),
         }
-        if weights.reconstruction:
+        if is_on(weights.reconstruction):
             prediction = model.decoder(anchor.nodes, anchor.state, graphs.context, layout)
             entries = masked_entries(masked, layout.signal_mask, mask)
             error, counts["reconstruction"] = masked_error(prediction, graphs.signal, entries)
             sums["reconstruction"] = weights.reconstruction * error
             diagnostics["masked_log_error"] = masked_log_error(prediction, graphs.signal, entries)
-        if weights.contrastive:
+        if is_on(weights.contrastive):
             positive = model.memory(perturbed_view(model, batch, keys, training=True).state, memory_keys)
             contrast, counts["contrastive"], similarities = info_nce(
                 embed(model, recalled.state), embed(model, positive.state), batch.start_tick.reshape(-1),
@@ -190,7 +195,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             )  # fmt: skip
             sums["contrastive"] = weights.contrastive * contrast
             diagnostics |= similarities
-        if weights.knowledge and config.model.memory:
+        if is_on(weights.knowledge) and config.model.memory:
             memory = model.memory.prototypes(memory_keys)
             assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
             distance, counts["knowledge"] = alignment(state, assigned, mask.reshape(-1))

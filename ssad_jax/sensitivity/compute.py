@@ -4,6 +4,7 @@ import dataclasses
 import time
 from urllib.parse import quote
 
+import jax
 import numpy as np
 
 from ssad_jax import methods, train
@@ -17,7 +18,7 @@ from ssad_jax.scoring.detectors import score_dataset
 from ssad_jax.scoring.terms import scorer
 from ssad_jax.sensitivity.networks import Networks
 from ssad_jax.sensitivity.parameter import Parameter
-from ssad_jax.sensitivity.speed import Form, choose
+from ssad_jax.sensitivity.speed import Form, choose, out_of_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,22 +91,39 @@ def _traced(store: Store, parameter: Parameter, found: list[Variant], seeds, ask
         return methods.get(own.method).create(own, data.system, knowledge)
 
     networks = Networks(config, data, parameter, create)
-    form = choose(asked, networks, [(v.value, seed) for v, seed in missing])
+    trainings = [(v.value, seed) for v, seed in missing]
+    form = choose(asked, networks, trainings)
     say(form.describe())
     score = scorer(create(config))
-    for group in [missing] if form.together else [[one] for one in missing]:
+
+    def keep(variant: Variant, seed: int, params, seconds: float) -> None:
         started = time.perf_counter()
-        fitted = networks.fit([(v.value, seed) for v, seed in group], form.together)
-        trained = (time.perf_counter() - started) / len(group)
-        for (variant, seed), params in zip(group, fitted, strict=True):
-            started = time.perf_counter()
-            if train.finite(params):
-                scored = score_dataset(score, params, data, variant.split.config.score)
-                detectors = scored_detectors(variant.split, scored)
-            else:
-                say(f"{variant.family.name} seed {seed}: diverged")
-                detectors = diverged(variant.split)
-            store.keep(variant.family, variant.split, seed, detectors, trained + time.perf_counter() - started)
+        if train.finite(params):
+            scored = score_dataset(score, params, data, variant.split.config.score)
+            detectors = scored_detectors(variant.split, scored)
+        else:
+            say(f"{variant.family.name} seed {seed}: diverged")
+            detectors = diverged(variant.split)
+        store.keep(variant.family, variant.split, seed, detectors, seconds + time.perf_counter() - started)
+
+    if form.together:
+        started = time.perf_counter()
+        try:
+            fitted = networks.fit(trainings, together=True)
+        except jax.errors.JaxRuntimeError as error:
+            if not out_of_memory(error):
+                raise
+            form = dataclasses.replace(form, together=False, why="together they do not fit into the device's memory")
+            say(form.describe())
+        else:
+            seconds = (time.perf_counter() - started) / len(missing)
+            for (variant, seed), params in zip(missing, fitted, strict=True):
+                keep(variant, seed, params, seconds)
+            return form
+    for (variant, seed), training in zip(missing, trainings, strict=True):
+        started = time.perf_counter()
+        (params,) = networks.fit([training], together=False)
+        keep(variant, seed, params, time.perf_counter() - started)
     return form
 
 

@@ -57,18 +57,21 @@ class Networks:
         _, feed = self._begin([(0.0, 0)])
         return self._config.train.num_epochs * sum(order.shape[1] for _, order, _ in feed.visits(0))
 
-    def seconds_per_step(self, trainings, together: bool, steps: int, calls: int) -> float:
-        """Median over calls of so many steps each, after one that compiles; for one step of one network."""
-        state, feed = self._begin(trainings if together else trainings[:1])
+    def stopwatch(self, trainings, together: bool, steps: int) -> Callable[[], float]:
+        """A function that takes the next so many steps: seconds for one step of one network. It has been compiled."""
+        state, feed = self._begin(trainings)
         dataset, order, _ = next(feed.visits(0))
         order = np.ascontiguousarray(order[:, :steps])
         state = parallel.replicate(state, self._mesh)
-        taken = []
-        for _ in range(1 + calls):
+
+        def advance() -> float:
+            nonlocal state
             started = time.perf_counter()
             state, _ = jax.block_until_ready(self._programs[together](state, dataset, order))
-            taken.append(time.perf_counter() - started)
-        return float(np.median(taken[1:])) / (order.shape[0] * order.shape[1])
+            return (time.perf_counter() - started) / (order.shape[0] * order.shape[1])
+
+        advance()
+        return advance
 
     def _begin(self, trainings):
         streams = np.concatenate([train.streams(seed, self._count) for _, seed in trainings])

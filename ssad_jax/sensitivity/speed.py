@@ -3,14 +3,14 @@
 import dataclasses
 
 import jax
+import numpy as np
 
 from data_prep.errors import InputError
 from ssad_jax.sensitivity.networks import Networks
 
-STEPS, CALLS = 4, 3  # of the measurement, for each form; one call more compiles
-# A measurement takes about 2 * STEPS * (CALLS + 1) steps of each network, and compiles twice: less than 5% of the
-# training it decides about.
-WORTH = 20 * 2 * STEPS * (CALLS + 1)
+# A few trainings together tell enough: more of them gain no less.
+TRAININGS, STEPS, CALLS = 4, 2, 3  # of the measurement, for each form; one call more compiles
+SHARE = 0.1  # of all steps of a sweep, that measuring may cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,37 +20,42 @@ class Form:
     together: bool
     why: str
     trainings: int
-    seconds_together: float | None = None  # a step of one network of so many that advance together
+    seconds_together: float | None = None  # a step of one network of some that advance together
     seconds_alone: float | None = None  # a step of a network that advances alone
 
     def describe(self) -> str:
         how = "together, in one vmapped program" if self.together else "one after another"
-        return f"{self.trainings} trainings {how}: {self.why}"
+        return f"{self.trainings} training(s) {how}: {self.why}"
 
 
-def choose(asked: str, networks: Networks, trainings: list[tuple[float, int]], worth: int = WORTH) -> Form:
+def choose(asked: str, networks: Networks, trainings: list[tuple[float, int]]) -> Form:
     """The faster form of some trainings.
 
     Args:
         asked: auto, yes or no, as the flag `--together`.
-        worth: steps of a training from which on measuring pays.
     """
-    count = len(trainings)
+    count, some = len(trainings), trainings[:TRAININGS]
     if asked != "auto":
         return Form(asked == "yes", f"--together={asked}", count)
     if count == 1:
-        return Form(False, "there is one", count)
-    if (steps := networks.steps()) < worth:
-        return Form(False, f"not measured, with {steps} steps a training", count)
-    alone = networks.seconds_per_step(trainings, False, STEPS, CALLS)
+        return Form(False, "there is no other", count)
+    steps = networks.steps()
+    if (len(some) + 1) * STEPS * (CALLS + 1) > SHARE * count * steps:
+        return Form(False, f"with {steps} steps each too short to measure which is faster", count)
     try:
-        together = networks.seconds_per_step(trainings, True, STEPS, CALLS)
+        watches = networks.stopwatch(some, True, STEPS), networks.stopwatch(some[:1], False, STEPS)
+        taken = [[watch() for watch in watches] for _ in range(CALLS)]  # by turns: other load meets both
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
+        if not out_of_memory(error):
             raise
-        return Form(False, "together they do not fit into the memory of the device", count, None, alone)
-    figures = f"measured {1e3 * together:.3g} ms for a step of a network together, {1e3 * alone:.3g} ms alone"
-    return Form(together < alone, figures, count, together, alone)
+        return Form(False, "together they do not fit into the memory of the device", count)
+    together, alone = (float(np.median(column)) for column in zip(*taken, strict=True))
+    why = f"a step of a network took {1e3 * together:.3g} ms together ({len(some)}), {1e3 * alone:.3g} ms alone"
+    return Form(together < alone, why, count, together, alone)
+
+
+def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:
+    return "RESOURCE_EXHAUSTED" in str(error)
 
 
 def check(asked: str, needs: str) -> None:

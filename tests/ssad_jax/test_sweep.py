@@ -88,7 +88,7 @@ def test_calibration_groups_are_networks_of_a_training():
     for params, (rate, seed) in zip(together, [(1e-3, 0), (1e-2, 5)], strict=True):
         alone = train.fit(varied.applied(config, rate), turns, [seed], toy.METHOD, jax.devices()[:1])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=1e-3, atol=1e-5), params, alone)
-    assert networks.seconds_per_step([(1e-3, 0), (1e-2, 5)], True, 2, 1) > 0
+    assert networks.stopwatch([(1e-3, 0), (1e-2, 5)], True, 2)() > 0
 
 
 class Clock:
@@ -96,7 +96,7 @@ class Clock:
 
     def __init__(self, steps, together, alone):
         self.steps = lambda: steps
-        self.seconds_per_step = lambda trainings, form, steps, calls: self.answer(together if form else alone)
+        self.stopwatch = lambda trainings, form, steps: lambda: self.answer(together if form else alone)
 
     def answer(self, seconds):
         if isinstance(seconds, Exception):
@@ -109,15 +109,17 @@ def test_the_form_that_measures_faster_is_chosen():
     assert speed.choose("auto", Clock(1000, 0.1, 0.2), many).together
     slower = speed.choose("auto", Clock(1000, 0.2, 0.1), many)
     assert not slower.together and (slower.seconds_together, slower.seconds_alone) == (0.2, 0.1)
-    assert "200 ms" in slower.describe() and "100 ms alone" in slower.describe()
+    assert "200 ms together (2), 100 ms alone" in slower.describe()
     full = jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
     assert "memory" in speed.choose("auto", Clock(1000, full, 0.1), many).why
     with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"):
         speed.choose("auto", Clock(1000, jax.errors.JaxRuntimeError("INTERNAL"), 0.1), many)
-    never = Clock(1000, AssertionError("measured"), AssertionError("measured"))
-    assert speed.choose("yes", never, many).together and not speed.choose("no", never, many).together
-    assert not speed.choose("auto", never, many[:1]).together
-    assert not speed.choose("auto", Clock(10, AssertionError(), AssertionError()), many).together
+    never = AssertionError("measured")
+    assert speed.choose("yes", Clock(1000, never, never), many).together
+    assert not speed.choose("no", Clock(1000, never, never), many).together
+    assert not speed.choose("auto", Clock(1000, never, never), many[:1]).together
+    assert "too short" in speed.choose("auto", Clock(100, never, never), many).why
+    assert speed.choose("auto", Clock(100, 0.1, 0.2), 8 * many).together
 
 
 @pytest.mark.parametrize(
@@ -167,6 +169,19 @@ def test_values_have_the_type_of_their_key_and_say_what_they_need():
     assert config.data.window_length == 20
     with pytest.raises(InputError, match="together"):
         speed.check("yes", length.needs)
+
+
+def test_trainings_that_do_not_fit_together_are_run_one_after_another(folder, tmp_path, monkeypatch):
+    fit = Networks.fit
+
+    def small(self, trainings, together):
+        if together:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+        return fit(self, trainings, together)
+
+    monkeypatch.setattr(Networks, "fit", small)
+    found = sweep.sweep(make_config(folder), "optimizer.learning_rate", "1e-3,1e-2", 1, tmp_path, "yes")
+    assert not found["form"]["together"] and "memory" in found["form"]["text"] and found["cells_computed"] == 4
 
 
 @pytest.fixture(scope="module")
@@ -280,7 +295,7 @@ def test_the_command_names_its_workdir_after_the_parameter(folder):
     assert done.returncode == 0, done.stderr
     made = folder / "runs" / "toy_sweep_loss_contrastive"
     assert {p.name for p in made.iterdir()} == {"cells", "sweep.json", "sweep.md", "sweep.png"}
-    assert "not measured" in done.stderr and "sweep.md" in done.stdout
+    assert "there is no other" not in done.stderr and "too short" in done.stderr and "sweep.md" in done.stdout
 
 
 def test_bad_flags_end_with_2_and_help_with_0_without_jax(folder):

@@ -277,7 +277,7 @@ def test_the_axis_is_logarithmic_over_a_decade_and_counts_words():
     assert plot.positions([1e-4, 1e-3])[1] == "log" and plot.positions([1, 5])[1] == "linear"
     assert plot.positions([0.0, 1.0])[1] == "linear"
     x, scale = plot.positions(["gru", "none"])
-    assert x.tolist() == [0, 1] and scale == "linear" and plot.positions([True, False])[0].tolist() == [0, 1]
+    assert x.tolist() == [0, 1] and scale == "words" and plot.positions([True, False])[0].tolist() == [0, 1]
     assert [tables.show(v) for v in (1e-4, 0.25, 8, True, "gru")] == ["0.0001", "0.25", "8", "True", "gru"]
 
 

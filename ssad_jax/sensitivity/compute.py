@@ -69,12 +69,15 @@ def fill(store: Store, parameter: Parameter, found: list[Variant], seeds: list[i
         form = _traced(store, parameter, found, seeds, asked, say)
     elif parameter.needs == "score":
         _rescored(store, found, seeds)
+    done = set()
     for variant in found:
         cache = {}
         if parameter.needs in ("static", "data"):
             store.ensure(variant.family, variant.split, seeds, cache)
         for family in variant.references:
-            store.ensure(family, variant.split, family.seeds(seeds[0], len(seeds)), cache)
+            if family not in done:  # several values may have it in common
+                store.ensure(family, variant.split, family.seeds(seeds[0], len(seeds)), cache)
+                done.add(family)
     return form
 
 

@@ -32,7 +32,8 @@ class Networks:
             return train.epoch_of_one(create(own).loss, train.make_optimizer(own))(state, dataset, order)
 
         def program(together):
-            return parallel.map_epoch(train.map_networks(epoch, together), self._mesh, config.parallel.mapping)
+            networks = train.map_networks(epoch, together or None)  # alone: as every other training
+            return parallel.map_epoch(networks, self._mesh, config.parallel.mapping)
 
         init = create(config).init  # neither parameters nor moments begin otherwise for another value
         self._init = jax.jit(lambda streams: train.init_state(init, train.make_optimizer(config), streams))
@@ -42,8 +43,7 @@ class Networks:
         """Host parameters [K, ...] of each training, which need not be finite.
 
         Args:
-            together: all trainings advance at once. Otherwise they are taken one after another, and so are the
-                networks of a training.
+            together: all trainings advance at once. Otherwise they are taken one after another, each as by itself.
         """
         if not together and len(trainings) > 1:
             return [params for one in trainings for params in self.fit([one], together)]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from ssad_jax import methods, prepared, sweep, train
+from ssad_jax import batching, methods, prepared, sweep, train
 from ssad_jax.config import default_config
 from ssad_jax.sensitivity import compute, parameter, plot, speed, tables
 from ssad_jax.sensitivity.networks import Networks
@@ -70,12 +70,28 @@ def test_networks_of_one_program_are_those_of_separate_trainings(data, key, valu
     assert distance(pairs[0][1], pairs[1][1]) > 1e-2
 
 
-@pytest.mark.parametrize("key, values", [("loss.contrastive", (0.0, 0.5)), ("loss.temperature", (0.1, 0.5))])
-def test_numbers_of_the_loss_are_those_of_separate_trainings(data, key, values):
+def test_a_weight_of_a_shared_program_may_be_zero(data):
     config = toy.small_config()
     config.train.num_epochs, config.model.hidden_dim = 1, 8
-    for params, alone in of_one_program(config, data, create_for(data), key, values):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-3, atol=2e-5), params, alone)
+    params, alone = next(of_one_program(config, data, create_for(data), "loss.contrastive", (0.0, 0.5)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[0], rtol=2e-3, atol=2e-5), params, alone)
+
+
+@pytest.mark.parametrize("key", [key for key in parameter.TRACED if key.startswith("loss.")])
+def test_the_loss_of_a_traced_number_has_the_terms_of_a_plain_one(data, key):
+    config, create = toy.small_config(), create_for(data)
+    batch = jax.eval_shape(batching.make_batch, batching.resident(data), data.fit_sequences[:8], np.arange(8))
+    params = jax.eval_shape(create(config).init, jax.random.key(0))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 8))
+
+    def terms(value):
+        own = parameter.Parameter(key, ()).applied(config, value)
+        return jax.eval_shape(lambda *x: create(own).loss(*x, lambda part: part), params, batch, keys)
+
+    plain, traced = terms(0.3), []
+    jax.eval_shape(lambda value: traced.append(terms(value)), np.float32(0.3))
+    assert {k: v.shape for k, v in traced[0][0].items()} == {k: v.shape for k, v in plain[0].items()}
+    assert set(plain[0]) == {"reconstruction", "contrastive", "knowledge"}
 
 
 def test_calibration_groups_are_networks_of_a_training():

@@ -24,7 +24,7 @@ NO_MATTER = {
 
 def config_hash(config, without=()) -> str:
     """Hash of the settings that scores depend on, but for the seed and the keys or sections `without`."""
-    flat = _flatten(config.to_dict())
+    flat = flatten(config.to_dict())
     left_out = {k for k in flat if k in NO_MATTER or k in without or k.split(".")[0] in without}
     text = json.dumps({k: v for k, v in flat.items() if k not in left_out}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -74,8 +74,9 @@ def _same(line: dict, old: str) -> bool:
         return False
 
 
-def _flatten(values: dict, prefix: str = "") -> dict:
+def flatten(values: dict, prefix: str = "") -> dict:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
     flat = {}
     for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
     return flat

@@ -79,14 +79,16 @@ def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | N
     A record is {name: (sum, count)} of the loss terms and diagnostics, and the norm of the gradient.
 
     Args:
-        together: the K networks advance together (vmap) instead of one after another within the compiled program. By
-            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower.
+        together: see `map_networks`.
     """
-    gradient = make_gradient(loss)
-    if together is None:
-        together = choices().networks_together
+    return map_networks(epoch_of_one(loss, optimizer), together)
 
-    def epoch_of_one(state, dataset, order):
+
+def epoch_of_one(loss, optimizer: optax.GradientTransformation):
+    """`make_epoch` of a single network, without the leading axis."""
+    gradient = make_gradient(loss)
+
+    def epoch(state, dataset, order):
         def step(state, index):
             gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)
             with jax.named_scope("optimiser"):
@@ -100,12 +102,25 @@ def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | N
 
         return lax.scan(step, state, order)
 
-    def epoch(state, dataset, order):
-        if together:
-            return jax.vmap(epoch_of_one, in_axes=(0, None, 0))(state, dataset, order)
-        return lax.map(lambda own: epoch_of_one(own[0], dataset, own[1]), (state, order))
-
     return epoch
+
+
+def map_networks(epoch, together: bool | None = None):
+    """An epoch of one network -> of K, which share the dataset.
+
+    Args:
+        together: the K networks advance together (vmap) instead of one after another within the compiled program. By
+            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower.
+    """
+    if together is None:
+        together = choices().networks_together
+
+    def of_all(state, dataset, order):
+        if together:
+            return jax.vmap(epoch, in_axes=(0, None, 0))(state, dataset, order)
+        return lax.map(lambda own: epoch(own[0], dataset, own[1]), (state, order))
+
+    return of_all
 
 
 def init_state(init, optimizer: optax.GradientTransformation, streams: np.ndarray) -> dict:
@@ -227,17 +242,27 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     count = num_networks(config)
     own = np.concatenate([streams(seed, count) for seed in seeds])
     optimizer = make_optimizer(config)
-    state = parallel.replicate(jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))()), mesh)
+    state = jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))())
     run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
-    feed = Feed(prepared, config, mesh, own)
-    for epoch in range(config.train.num_epochs):
+    params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own), config.train.num_epochs, mesh)
+    if not finite(params):
+        raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
+    return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
+
+
+def fit_from(state, run_epoch, feed: "Feed", num_epochs: int, mesh):
+    """Host parameters [K, ...] after so many epochs from a host state."""
+    state = parallel.replicate(state, mesh)
+    for epoch in range(num_epochs):
         for dataset, order, prefetch in feed.visits(epoch):
             state, _ = run_epoch(state, dataset, order)
             prefetch()
-    params = parallel.fetch(state["params"])
-    if not all(np.isfinite(p).all() for p in jax.tree.leaves(params)):
-        raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
-    return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
+    return parallel.fetch(state["params"])
+
+
+def finite(params) -> bool:
+    """Whether all of the host parameters are finite."""
+    return all(np.isfinite(p).all() for p in jax.tree.leaves(params))
 
 
 def find_knowledge(config, prepared: Prepared):

@@ -109,21 +109,29 @@ class Store:
 
     def ensure(self, family: Family, split: Split, seeds: list[int], cache: dict) -> None:
         """Compute the cells that are not there yet."""
-        paths = {seed: cells.path_of(self._workdir, split, family, seed) for seed in seeds}
-        missing = []
-        for seed, path in paths.items():
-            found = cells.load(path, split)
+        started = time.perf_counter()
+        for seed, detectors in compute(family, split, self.missing(family, split, seeds), cache):
+            seconds, started = time.perf_counter() - started, time.perf_counter()
+            self.keep(family, split, seed, detectors, seconds)
+
+    def missing(self, family: Family, split: Split, seeds: list[int]) -> list[int]:
+        """The seeds without a cell; cells of another version of the program are counted."""
+        out = []
+        for seed in seeds:
+            found = self.get(family, split, seed)
             if found is None:
-                missing.append(seed)
+                out.append(seed)
             else:
                 self.other_program += found.facts["program"] != self._program
-        started = time.perf_counter()
-        for seed, detectors in compute(family, split, missing, cache):
-            seconds, started = time.perf_counter() - started, time.perf_counter()
-            facts = {"program": self._program, "seconds": seconds, "device": jax.devices()[0].device_kind}
-            cells.save(paths[seed], split, cells.Cell(detectors, facts))
-            self.computed += 1
-            self._say(f"{split.name} {family.name} seed {seed}: {seconds:.1f} s")
+        return out
 
-    def get(self, family: Family, split: Split, seed: int) -> cells.Cell:
+    def keep(self, family: Family, split: Split, seed: int, detectors: dict[str, Detector], seconds: float) -> None:
+        """Write a cell that took so many seconds."""
+        facts = {"program": self._program, "seconds": seconds, "device": jax.devices()[0].device_kind}
+        cells.save(cells.path_of(self._workdir, split, family, seed), split, cells.Cell(detectors, facts))
+        self.computed += 1
+        self._say(f"{split.name} {family.name} seed {seed}: {seconds:.1f} s")
+
+    def get(self, family: Family, split: Split, seed: int) -> cells.Cell | None:
+        """The cell, if it is there."""
         return cells.load(cells.path_of(self._workdir, split, family, seed), split)

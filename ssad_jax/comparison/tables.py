@@ -23,15 +23,15 @@ def markdown(results: dict) -> str:
     lines = [f"# Comparison: {results['config']['name']}", ""]
     for protocol, part in results["protocols"].items():
         lines += [f"## {protocol}", "", caption(part), ""]
-        lines += ["### Scores and suspects", "", *_table(_rows(part, RANKING)), ""]
+        lines += ["### Scores and suspects", "", *table(_rows(part, RANKING)), ""]
         lines += ["### 95% intervals of the mean over seeds", "", _resampled(part), ""]
-        lines += [*_table(_interval_rows(part)), ""]
+        lines += [*table(_interval_rows(part)), ""]
         lines += ["### Alerts at each detector's own threshold, chosen without labels", ""]
-        lines += [*_table(_rows(part, ALERTING)), ""]
+        lines += [*table(_rows(part, ALERTING)), ""]
         for title, pairs in part["paired"].items():
             lines += [f"### Paired differences: detector {title}", "", "On the same draws for both.", ""]
-            lines += [*_table(_paired_rows(pairs)), ""]
-        lines += ["### By fault type: AUROC against all normal windows (HR@1)", "", *_table(_type_rows(part)), ""]
+            lines += [*table(_paired_rows(pairs)), ""]
+        lines += ["### By fault type: AUROC against all normal windows (HR@1)", "", *table(_type_rows(part)), ""]
         lines += [*_footnote(part), ""]
     lines += [f"Note: {note}." for note in results["notes"]]
     return "\n".join(lines).rstrip() + "\n"
@@ -145,7 +145,8 @@ def _footnote(part: dict) -> list[str]:
     ]
 
 
-def _table(rows: list[list[str]]) -> list[str]:
+def table(rows: list[list[str]]) -> list[str]:
+    """Lines of a Markdown table; the first row is its head."""
     head, *body = ["| " + " | ".join(_escaped(cell) for cell in row) + " |" for row in rows]
     return [head, "|---" * len(rows[0]) + "|", *body]
 

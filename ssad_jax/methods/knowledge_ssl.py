@@ -99,6 +99,11 @@ class Encoded(NamedTuple):
     state: jax.Array  # [B, S, H]: s
 
 
+def is_on(weight) -> bool:
+    """Whether a term of the loss is computed. A traced weight, unknown while the program is built, is on."""
+    return isinstance(weight, jax.core.Tracer) or weight != 0
+
+
 def create(config, system: System, knowledge: knowledge_files.Knowledge | None) -> Method:
     """Build method A for one system.
 
@@ -195,7 +200,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         """
         model = network(params)
         wanted = [masked_view(batch, keys)]
-        if weights.contrastive:
+        if is_on(weights.contrastive):
             wanted.append(perturbed_view(batch, keys))
         anchor, *positive = encode_all(model, wanted, batch.window_mask, training=True)
         with jax.named_scope("heads"):
@@ -214,14 +219,14 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             "prototype_entropy": (entropy * mask.sum(), mask.sum()),
             "state_variance": (state_variance(gather(state), everywhere) * mask.sum(), mask.sum()),
         }
-        if weights.reconstruction:
+        if is_on(weights.reconstruction):
             prediction, signal, entries, is_log = reconstruct(model, view, mask, anchor)
             error, counts["reconstruction"] = masked_error(prediction, signal, entries)
             sums["reconstruction"] = weights.reconstruction * error
             # Squared error of masked log counts (channel 0 of log nodes), in squared units of their normal scale.
             log_count = entries[..., :1] & is_log[..., None]
             diagnostics["masked_log_error"] = masked_error(prediction[..., :1], signal[..., :1], log_count)
-        if weights.contrastive:
+        if is_on(weights.contrastive):
             other = model.memory(positive[0].state, memory_keys)
             contrast, counts["contrastive"], similarities = info_nce(
                 embed(model, recalled.state), embed(model, other.state), batch.start_tick.reshape(-1),
@@ -229,7 +234,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             )  # fmt: skip
             sums["contrastive"] = weights.contrastive * contrast
             diagnostics |= similarities
-        if weights.knowledge and config.model.memory:
+        if is_on(weights.knowledge) and config.model.memory:
             memory = model.memory.prototypes(memory_keys)
             assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
             distance, counts["knowledge"] = alignment(state, assigned, mask.reshape(-1))

@@ -146,7 +146,7 @@ def test_figures_of_the_tables(folder, tmp_path, toy, capsys):
 
 def test_names_from_telemetry_stay_in_their_cells():
     hostile = "a | b\n| <script> `c` \\"
-    head, rule, row = tables._table([["detector", hostile], ["knn", "0.5"]])
+    head, rule, row = tables.table([["detector", hostile], ["knn", "0.5"]])
     assert head == "| detector | a \\| b \\| &lt;script> 'c' \\\\ |" and rule == "|---|---|" and row == "| knn | 0.5 |"
 
 

@@ -1,0 +1,1 @@
+"""How figures depend on one setting (`python -m ssad_jax.sweep`)."""

@@ -1,0 +1,127 @@
+"""sweep.json as Markdown, and as plain text for the terminal."""
+
+from ssad_jax.comparison.tables import table
+from ssad_jax.scoring.output import format_figure
+from ssad_jax.sensitivity.parameter import NEEDS
+
+SHOWN = (("AUROC", "auroc"), ("AUPRC", "auprc"), ("F1", "f1"), ("TPR@5%FPR", "tpr_at_5_percent_fpr"))
+WARNING = (
+    "These are test windows: the figures show how much the setting matters. Do not pick its value by them; choose on "
+    "self-supervised errors or on simulated faults, and report what was chosen before these figures were seen."
+)
+
+
+def markdown(results: dict) -> str:
+    """The whole page."""
+    key = results["parameter"]
+    lines = [f"# Sensitivity of {results['config']['name']} to {key}", "", WARNING, "", caption(results), ""]
+    lines += ["## Means over seeds, least and greatest in brackets", "", *table(_rows(results)), ""]
+    lines += ["## 95% intervals of the mean over seeds", "", INTERVALS, "", *table(_intervals(results)), ""]
+    lines += ["## AUROC, AUPRC of each seed", "", *table(_seeds(results)), ""]
+    lines += [f"How it was run: {how(results)}."]
+    lines += [f"Note: {note}." for note in results["notes"]]
+    return "\n".join(lines) + "\n"
+
+
+INTERVALS = (
+    "Block bootstrap over fault events with the windows around them and segments without faults. *minus untrained*: "
+    "paired on the same draws."
+)
+
+
+def plain(results: dict) -> str:
+    """The main table for the terminal."""
+    rows = _rows(results)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([caption(results), "", *lines, "", WARNING])
+
+
+def caption(results: dict) -> str:
+    """What the figures were measured on."""
+    score = f"Score `{results['score']}`, protocol {results['protocol']}"
+    tested = {_tested(entry) for entry in results["values"]}
+    if len(tested) > 1:
+        return f"{score}. Each value has its own test windows."
+    return f"{score}: {tested.pop()}."
+
+
+def how(results: dict) -> str:
+    """The form of the trainings and the devices."""
+    form, device = results["form"], results["device"]
+    where = f"{device['count']} x {device['kind']} ({device['cores']} cores of the machine)"
+    needs = f"another value needs {NEEDS[results['needs']]}"
+    return f"{needs}; {form['text'] + ' on ' if form else ''}{where}"
+
+
+def _tested(entry: dict) -> str:
+    if entry["prevalence"] is None:
+        return "no labelled test window"
+    return (
+        f"{entry['num_windows']} labelled test windows, prevalence {entry['prevalence']:.3f} (F1 of calling everything "
+        f"faulty {entry['all_positive_f1']:.3f}), {entry['num_faults']} faults"
+    )
+
+
+def entries(results: dict):
+    """(name, kind, entry of the value, facts) of the rows: every value, then what it is held against.
+
+    A reference that no value changes stands there once.
+    """
+    values = results["values"]
+    for entry in values:
+        yield show(entry["value"]), entry, entry["detectors"]["knowledge_ssl"]
+    once = results["needs"] == "traced"
+    for name in results["references"]:
+        for entry in values[:1] if once else values:
+            yield name if once else f"{name}, {show(entry['value'])}", entry, entry["detectors"][name]
+
+
+def show(value) -> str:
+    """A value as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _rows(results: dict) -> list[list[str]]:
+    own = len({_tested(entry) for entry in results["values"]}) > 1
+    rows = [[results["parameter"], "seeds", *(title for title, _ in SHOWN), *(["test windows"] if own else [])]]
+    for name, entry, facts in entries(results):
+        count = "any" if facts["deterministic"] else str(len(facts["seeds"]))
+        if name == show(entry["value"]) and entry["diverged"]:
+            count += f" ({len(entry['diverged'])} diverged)"
+        rows.append([name, count, *(_figure(facts, key) for _, key in SHOWN), *([_tested(entry)] if own else [])])
+    return rows
+
+
+def _figure(facts: dict, key: str) -> str:
+    mean, low, high = (format_figure(key, facts[part][key]) for part in ("mean", "min", "max"))
+    return mean if low == high else f"{mean} ({low}–{high})"
+
+
+def _intervals(results: dict) -> list[list[str]]:
+    rows = [[results["parameter"], *(title for title, _ in SHOWN), "AUROC minus untrained"]]
+    for name, entry, facts in entries(results):
+        cells = [_ends(facts["interval_95"].get(key), "{:.3f}") for _, key in SHOWN]
+        pair = entry["paired"].get("minus untrained", {}).get("auroc") if name == show(entry["value"]) else None
+        difference = f"{pair['difference']:+.3f} {_ends(pair['interval_95'], '{:+.3f}')}" if pair else ""
+        rows.append([name, *cells, difference])
+    return rows
+
+
+def _ends(ends, style: str) -> str:
+    return "-" if ends is None else f"[{style.format(ends[0])}, {style.format(ends[1])}]"
+
+
+def _seeds(results: dict) -> list[list[str]]:
+    seeds = results["seeds"]
+    rows = [[results["parameter"], *(f"seed {seed}" for seed in seeds)]]
+    for entry in results["values"]:
+        found = {row["seed"]: row for row in entry["detectors"]["knowledge_ssl"]["per_seed"]}
+        rows.append([show(entry["value"]), *(_both(found.get(seed)) for seed in seeds)])
+    return rows
+
+
+def _both(row: dict | None) -> str:
+    if row is None:
+        return "diverged"
+    return f"{format_figure('auroc', row['auroc'])}, {format_figure('auprc', row['auprc'])}"

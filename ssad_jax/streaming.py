@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
 from ssad_jax import prepared, train, trained
+from ssad_jax.backends import choices
 from ssad_jax.batching import WINDOW_ARRAYS, make_batch
 from ssad_jax.methods.knowledge_ssl import Method
 from ssad_jax.prepared import CONTEXT_DIM, SIGNAL_DIM, Prepared, System
@@ -287,10 +288,10 @@ def _compiled(method: Method, system: System, place: Columns):
         one = {name: jnp.asarray(a)[None] for name, a in arrays.items()} | {"n_node": jnp.full(1, num_real)}
         batch = make_batch(one, jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32))
         # As in training: together on accelerators; one after another on a CPU, where that is as fast and smaller.
-        if jax.default_backend() == "cpu":
-            out, carry = jax.lax.map(lambda own: of_one(*own, batch), (params, carry))
-        else:
+        if choices().networks_together:
             out, carry = jax.vmap(of_one, in_axes=(0, 0, None))(params, carry, batch)
+        else:
+            out, carry = jax.lax.map(lambda own: of_one(*own, batch), (params, carry))
         return _Raw(out[0].mean(0), *out[1:]), carry
 
     return jax.jit(step)

@@ -13,7 +13,7 @@ from data_prep.errors import InputError
 from ssad_jax import parallel
 from ssad_jax.benchmarking import ceilings, cost, parts, synthetic
 from ssad_jax.benchmarking.peers import FAMILIES, Peers
-from ssad_jax.benchmarking.programs import Scoring, Training, compile_seconds, push_seconds
+from ssad_jax.benchmarking.programs import Scoring, Streaming, Training, compile_seconds
 from ssad_jax.benchmarking.timing import by_turns, rates
 from ssad_jax.datasets import find_prepared
 from ssad_jax.layers import propagation
@@ -66,10 +66,9 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
     scoring = Scoring(config, prepared, training.method, params)
     for _ in range(2):
         scoring.run()
-    push = push_seconds(config, prepared, training.method, params)
-    for _ in range(20):
-        push()
-    found = _by_turns(config, prepared, params, training, scoring, push, rounds, pushes, families, compile_peers)
+    streaming = Streaming(config, prepared, training.method, params)
+    streaming.seconds(20)
+    found = _by_turns(config, prepared, params, training, scoring, streaming, rounds, pushes, families, compile_peers)
     _say("where the time of a step goes")
     compiled, run = training.compile_step()
     step_windows = config.data.batch_size * prepared.fit_sequences.shape[1]
@@ -106,7 +105,7 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
     }  # fmt: skip
 
 
-def _by_turns(config, prepared, params, training, scoring, push, rounds, pushes, families, compile_peers) -> dict:
+def _by_turns(config, prepared, params, training, scoring, streaming, rounds, pushes, families, compile_peers) -> dict:
     """Rates of training and scoring and quantiles of latency, this side's and the peers'."""
     windows = training.num_windows
     steps = max(1, round(windows / (config.data.batch_size * prepared.fit_sequences.shape[1])))
@@ -130,7 +129,7 @@ def _by_turns(config, prepared, params, training, scoring, push, rounds, pushes,
         train, peer_train = turns("train", training.epoch, windows, steps, per_step)
         score, peer_score = turns("score", scoring.run, scoring.num_windows, 2, prepared.test_runs.shape[1])
         _say("timing single windows")
-        calls = {"own": lambda: [push() for _ in range(pushes_a_round)]}
+        calls = {"own": lambda: streaming.seconds(pushes_a_round)}
         for family in families:
             calls[family] = lambda family=family: peers.time("stream", family, pushes_a_round)
         latency = {name: _latency(sum(rows, [])) for name, rows in by_turns(calls, rounds).items()}

@@ -100,7 +100,7 @@ def export(config, prepared: Prepared, params) -> tuple[dict, dict]:
     system = prepared.system
     known = knowledge.load("", (), (), config.model.num_prototypes)
     layout = Layout.of(system)
-    resident = batching.resident(prepared)
+    resident = jax.device_put(batching.resident(prepared))
     graphs = layout.arrange(batching.graphs_tuple(resident, jnp.arange(prepared.windows.num_windows)[None]))
     windows = {name: np.asarray(getattr(graphs, name))[0] for name in ("context", "signal", "senders", "receivers")}
     windows |= {"n_edge": prepared.windows.n_edge, "start_tick": prepared.windows.start_tick}

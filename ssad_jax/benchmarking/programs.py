@@ -8,7 +8,10 @@ import jax
 
 from ssad_jax import methods, parallel, train
 from ssad_jax.prepared import Prepared
+from ssad_jax.scoring.detectors import score_dataset
+from ssad_jax.scoring.fitted import Fitted
 from ssad_jax.scoring.terms import score_runs, scorer
+from ssad_jax.streaming import Scorer, Window, latencies
 
 
 class Training:
@@ -70,6 +73,29 @@ class Scoring:
         begin = time.perf_counter()
         score_runs(self._score, *self._arguments)
         return time.perf_counter() - begin
+
+
+class Streaming:
+    """The test runs pushed window by window through a `streaming.Scorer` with one network, calibrated on the rest."""
+
+    def __init__(self, config, prepared: Prepared, method, params):
+        together = jax.tree.map(lambda p: p[None], params)
+        settings = config.score.copy_and_resolve_references()
+        settings.threshold = "quantile"
+        scored = score_dataset(scorer(method), together, prepared, settings, own=False)
+        fitted = Fitted.of(prepared, scored, settings, step=0)
+        manifest = prepared.manifest
+        self._scorer = Scorer(
+            method, together, prepared.system, fitted, manifest["window_length"], manifest["stride"]
+        )
+        self._windows = [Window.of(prepared, int(w)) for w in prepared.test_runs[0] if w >= 0]
+
+    def seconds(self, pushes: int) -> list[float]:
+        """From window to score, suspects included."""
+        found = []
+        while len(found) < pushes:
+            found += latencies(self._scorer, self._windows[: pushes - len(found)]).tolist()
+        return found
 
 
 def compile_seconds(config, prepared: Prepared) -> tuple[float, float]:

@@ -31,6 +31,11 @@ class Setting:
     params: object
     scored: Scored
 
+    @functools.cached_property
+    def shared(self) -> Scorer:
+        """One for most tests: each scorer compiles."""
+        return self.scorer()
+
     def scorer(self, **score) -> Scorer:
         settings = self.config.score.copy_and_resolve_references()
         settings.update(score)
@@ -93,7 +98,7 @@ def test_the_readings_of_these_tests_are_fitted(setting):
 
 
 def test_scores_of_every_run_are_those_of_batch(setting):
-    scorer, frame = setting.scorer(), setting.batch()
+    scorer, frame = setting.shared, setting.batch()
     scores = push_all(scorer, setting.data)
     assert_rows(scores, frame)
     assert 0 < frame["is_alert"].sum() < frame.height and frame["suspects"].list.len().max() > 0
@@ -101,7 +106,7 @@ def test_scores_of_every_run_are_those_of_batch(setting):
     np.testing.assert_allclose([s.node_error for s in scores], setting.scored.scores.node_error, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose([s.residual for s in scores], setting.scored.terms.residual, rtol=1e-4, atol=1e-5)
     assert [s.position for s in scores] == setting.scored.terms.position.tolist()
-    assert {s.threshold for s in scores} == {setting.scorer().fitted.rule.threshold.value}
+    assert {s.threshold for s in scores} == {setting.shared.fitted.rule.threshold.value}
 
 
 @pytest.mark.parametrize("threshold", ["pot", "conformal", "adaptive"])
@@ -113,7 +118,7 @@ def test_alerts_and_p_values_of_every_threshold_are_those_of_batch(threshold):
 def test_the_papers_variant_and_readings():
     setting = make(1, variant="paper", temporal="paper", prior="paper")
     assert {tuple(map(type, network)) for network in setting.scored.readings} == {(AsMeasured, AsMeasured)}
-    scores = push_all(setting.scorer(), setting.data)
+    scores = push_all(setting.shared, setting.data)
     assert_rows(scores, setting.batch())
     assert all(s.score == s.score_paper for s in scores)
 
@@ -124,15 +129,15 @@ def test_too_few_normal_windows_read_nothing():
     scored = score_dataset(batch_scorer(setting.method), setting.params, few, setting.config.score)
     assert scored.readings == ((Silent(), Silent()),)
     few = dataclasses.replace(setting, data=few, scored=scored)
-    assert_rows(push_all(few.scorer(), few.data), few.batch())
+    assert_rows(push_all(few.shared, few.data), few.batch())
 
 
 def test_a_gap_begins_a_new_run(setting):
     """The runs of the dataset lie apart in time: a reset between them changes nothing."""
-    scorer = setting.scorer()
-    again = setting.scorer()
+    scorer = setting.shared
+    scorer.reset()
     rows = setting.data.test_runs[:2].reshape(-1)
-    straight = [again.push(Window.of(setting.data, row)) for row in rows]
+    straight = [scorer.push(Window.of(setting.data, row)) for row in rows]
     for one, two in zip(push_all(scorer, setting.data, setting.data.test_runs[:2]), straight, strict=True):
         assert (one.score, one.position, one.suspects) == (two.score, two.position, two.suspects)
     length = setting.data.test_runs.shape[1]
@@ -142,8 +147,9 @@ def test_a_gap_begins_a_new_run(setting):
 def test_what_came_before_matters_and_a_missing_window_is_a_gap():
     setting = make(1)
     windows = [Window.of(setting.data, row) for row in setting.data.test_runs[1]]
-    whole = push_all(setting.scorer(), setting.data, setting.data.test_runs[1:2])
-    scorer = setting.scorer()
+    whole = push_all(setting.shared, setting.data, setting.data.test_runs[1:2])
+    scorer = setting.shared
+    scorer.reset()
     for window in windows[:6]:
         scorer.push(window)
     after = [scorer.push(window) for window in windows[7:]]
@@ -154,7 +160,8 @@ def test_what_came_before_matters_and_a_missing_window_is_a_gap():
 def test_time_does_not_go_back_and_a_refused_window_changes_nothing():
     setting = make(1)
     windows = [Window.of(setting.data, row) for row in setting.data.test_runs[0]]
-    scorer = setting.scorer()
+    scorer = setting.shared
+    scorer.reset()
     scores = [scorer.push(w) for w in windows[:5]]
     bad = {
         "call reset": [windows[4], windows[0], windows[5]._replace(start_tick=windows[4].start_tick + STRIDE - 1)],
@@ -169,14 +176,14 @@ def test_time_does_not_go_back_and_a_refused_window_changes_nothing():
             with pytest.raises(ValueError, match=message):
                 scorer.push(window)
     scores += [scorer.push(w) for w in windows[5:]]
-    expected = push_all(setting.scorer(), setting.data, setting.data.test_runs[:1])
+    expected = push_all(setting.shared, setting.data, setting.data.test_runs[:1])
     assert [s.score for s in scores] == [s.score for s in expected]
     scorer.reset()
     assert scorer.push(windows[0]).score == expected[0].score
 
 
 def test_pushes_share_one_compilation(setting):
-    scorer = setting.scorer()
+    scorer = setting.shared
     push_all(scorer, setting.data, setting.data.test_runs[:2])
     window = Window.of(setting.data, setting.data.test_runs[0, 0])
     other_types = window._replace(
@@ -190,16 +197,16 @@ def test_pushes_share_one_compilation(setting):
 def test_latencies_are_of_every_push():
     setting = make(1)
     windows = [Window.of(setting.data, row) for row in setting.data.test_runs[:2].reshape(-1)]
-    taken = latencies(setting.scorer(), windows, repeats=2)
+    taken = latencies(setting.shared, windows, repeats=2)
     assert taken.shape == (2 * len(windows),) and (taken > 0).all() and np.median(taken) < 1
 
 
 def test_what_does_not_fit_is_refused():
     one, three = make(1), make(3)
     with pytest.raises(ValueError, match="no `step`"):
-        Scorer(gain_method(), one.params, one.data.system, one.scorer().fitted, WINDOW_LENGTH, STRIDE)
+        Scorer(gain_method(), one.params, one.data.system, one.shared.fitted, WINDOW_LENGTH, STRIDE)
     with pytest.raises(ValueError, match="3 networks .* is of 1 and"):
-        Scorer(three.method, three.params, three.data.system, one.scorer().fitted, WINDOW_LENGTH, STRIDE)
+        Scorer(three.method, three.params, three.data.system, one.shared.fitted, WINDOW_LENGTH, STRIDE)
 
 
 def write_workdir(setting: Setting, tmp_path):

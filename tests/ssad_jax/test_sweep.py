@@ -213,7 +213,7 @@ def make_config(folder, **values):
     config = default_config("toy")
     config.data.update({"prepared_dir": str(folder / "data" / "toy"), "batch_size": 8})
     config.model.update({"hidden_dim": 8, "num_prototypes": 4})
-    config.train.update({"num_epochs": 1, "compilation_cache": False})
+    config.train.num_epochs = 1  # programs are kept: values and tests share them
     config.score.bootstrap = 20
     config.update_from_flattened_dict(values)
     return config

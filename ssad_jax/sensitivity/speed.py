@@ -11,6 +11,7 @@ from ssad_jax.sensitivity.networks import Networks
 # A few trainings together tell enough: more of them gain no less.
 TRAININGS, STEPS, CALLS = 4, 2, 3  # of the measurement, for each form; one call more compiles
 SHARE = 0.1  # of all steps of a sweep, that measuring may cost
+GAIN = 0.9  # of the time alone, that makes up for losing all trainings where an interruption loses one alone
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Form:
 
 
 def choose(asked: str, networks: Networks, trainings: list[tuple[float, int]]) -> Form:
-    """The faster form of some trainings.
+    """The form of some trainings: together where that is clearly faster.
 
     Args:
         asked: auto, yes or no, as the flag `--together`.
@@ -51,7 +52,7 @@ def choose(asked: str, networks: Networks, trainings: list[tuple[float, int]]) -
         return Form(False, "together they do not fit into the memory of the device", count)
     together, alone = (float(np.median(column)) for column in zip(*taken, strict=True))
     why = f"a step of a network took {1e3 * together:.3g} ms together ({len(some)}), {1e3 * alone:.3g} ms alone"
-    return Form(together < alone, why, count, together, alone)
+    return Form(together < GAIN * alone, why, count, together, alone)
 
 
 def out_of_memory(error: jax.errors.JaxRuntimeError) -> bool:

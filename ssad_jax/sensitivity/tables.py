@@ -51,7 +51,9 @@ def how(results: dict) -> str:
     form, device = results["form"], results["device"]
     where = f"{device['count']} x {device['kind']} ({device['cores']} cores of the machine)"
     needs = f"another value needs {NEEDS[results['needs']]}"
-    return f"{needs}; {form['text'] + ' on ' if form else ''}{where}"
+    if results["parameter"] != "train.num_epochs":
+        where += f", {results['config']['train']['num_epochs']} epochs"
+    return f"{needs}; {'at the last start ' + form['text'] + ' on ' if form else ''}{where}"
 
 
 def _tested(entry: dict) -> str:

@@ -26,6 +26,7 @@ from data_prep import (
     injection,
     map_shards,
     padding,
+    row_groups,
     scaling,
     settings,
     sources,
@@ -44,8 +45,6 @@ from ssad_jax.prepared import Prepared, Windows, Writer
 
 NS = split.NS
 
-
-_ROW_GROUP = 122_880  # most rows of a row group of the tables: polars' own measure, whatever parts they come in
 
 
 def prepare(config, spilled_rows=None) -> None:
@@ -284,11 +283,7 @@ def _write_tables(shards: Path, v: vocabulary.Vocabulary, nodes, directory: Path
         files = spilled.cells(shards, f"named_{name}" if name == "logs" else name)
         frame = pl.scan_parquet(files) if files else pl.LazyFrame(schema=schema)
         frame = frame.rename({TIME: "time_unix_nano"}, strict=False).select(list(schema))
-        rows = frame.select(pl.len()).collect().item()
-        groups = -(-rows // _ROW_GROUP) or 1
-        frame.sink_parquet(
-            directory / f"{name}.parquet", compression="zstd", row_group_size=-(-rows // groups) or None
-        )
+        row_groups.write(frame, directory / f"{name}.parquet")
     return unseen
 
 

@@ -14,6 +14,7 @@ import os
 import platform
 import resource
 import statistics
+import sys
 import tempfile
 from pathlib import Path
 
@@ -60,9 +61,11 @@ def fresh(*arguments) -> dict:
     process.start()
     send.close()
     try:
-        return receive.recv()
+        found = receive.recv()
     finally:
         process.join()
+    print(*(f"{key}={value:.1f}" for key, value in found.items() if key != "hash"), file=sys.stderr, flush=True)
+    return found
 
 
 def table(runs: dict[float, list[dict]]) -> str:

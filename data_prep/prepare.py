@@ -60,7 +60,10 @@ def prepare(config, spilled_rows=None) -> None:
     with Writer(data.prepared_dir) as writer, _executor(data) as executor:
         if not data.raw_dir and config.simulate.hours > 0:
             with clock("simulate"):
-                data = _simulated(config, writer.path / "raw")
+                _simulate(config.simulate, writer.path / "raw")
+            data = _reading(data, writer.path / "raw")
+        elif data.raw_dir and data.executor == "dask":
+            data = _reading(data, Path(data.raw_dir).absolute())  # workers need not have been started here
         shards, scratch = writer.path / "observations", writer.path / "scratch"
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
@@ -78,16 +81,18 @@ def prepare(config, spilled_rows=None) -> None:
     logging.info("prepared %s: %s in %.1f s", data.prepared_dir, counts, sum(clock.seconds.values()))
 
 
-def _simulated(config, directory: Path):
-    """Simulate raw telemetry into `directory`; returns the data settings that read it."""
-    options = config.simulate
+def _simulate(options, directory: Path) -> None:
     simulate(
         directory, hours=options.hours, seed=options.seed, fault_kinds=tuple(options.fault_kinds),
         faults_per_hour=options.faults_per_hour,
     )  # fmt: skip
-    data = config.data.copy_and_resolve_references()
+
+
+def _reading(data, raw_dir: Path):
+    """The data settings with another place of the raw telemetry."""
+    data = data.copy_and_resolve_references()
     with data.unlocked():
-        data.raw_dir = str(directory)
+        data.raw_dir = str(raw_dir)
     return data
 
 

@@ -61,7 +61,7 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
     raw_dir = Path(config_data.raw_dir)
     _add_topology(found)
     if "faults" not in found.accounts:
-        found.warnings.append(f"{raw_dir} has no reports/*.json: no fault is known, nothing can be evaluated")
+        found.warnings.append("there are no reports/*.json: no fault is known, nothing can be evaluated")
     recordings = _recordings(raw_dir)
     windows = [
         _experiment_window(d / _EXPERIMENT, config_data.utc_offset_hours)

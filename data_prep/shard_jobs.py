@@ -23,7 +23,7 @@ from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from data_prep.prepare import prepare
 from data_prep.tables import TELEMETRY, Account
 
-_IDENTITY, _ACCOUNTS = "shards.json", "accounts.json"
+_IDENTITY, _ACCOUNTS, _PARTITIONS = "shards.json", "accounts.json", "partitions"
 
 
 def run(config, shard: str) -> None:
@@ -54,13 +54,13 @@ def directory(config) -> Path:
 def _read_part(config, number: int, count: int) -> None:
     data, shared = config.data, directory(config)
     parts = sources.parts(data)
-    _agree(shared, _identity(data) | {"shards": count})
+    num = _agree(shared, _identity(data) | {"shards": count}, spilled.num_partitions(data.raw_dir))
     target = shared / f"part-{number}"
     if target.is_dir():
         logging.info("%s is there already", target)
         return
     partial = shared / f".part-{number}.{socket.gethostname()}-{os.getpid()}"
-    num, accounts = spilled.num_partitions(data.raw_dir), {}
+    accounts = {}
     try:
         with executor(data) as pool:
             for part in parts:
@@ -82,7 +82,7 @@ def _merge(config) -> None:
     if there is None:
         raise InputError(f"{shared} holds no parts; run --shard=i/n for each i from 1 to n before --shard=merge")
     count = there["shards"]
-    _agree(shared, _identity(config.data) | {"shards": count})
+    _agree(shared, _identity(config.data) | {"shards": count}, there[_PARTITIONS])
     folders = [shared / f"part-{number}" for number in range(1, count + 1)]
     missing = [f"{number}/{count}" for number, folder in enumerate(folders, 1) if not folder.is_dir()]
     if missing:
@@ -105,23 +105,27 @@ def _identity(data) -> dict:
     return json.loads(json.dumps(facts | {"polars": version("polars")}))
 
 
-def _agree(shared: Path, own: dict) -> None:
-    """Writes `own` where no job has written before; else raises InputError where it differs from what is there."""
+def _agree(shared: Path, own: dict, num: int) -> int:
+    """Writes `own` where no job has written before; else raises InputError where it differs from what is there.
+
+    Returns the number of partitions of all jobs: the `num` of the first.
+    """
     shared.mkdir(parents=True, exist_ok=True)
     partial = shared / f".{_IDENTITY}.{socket.gethostname()}-{os.getpid()}"
-    partial.write_text(json.dumps(own, sort_keys=True))
+    partial.write_text(json.dumps(own | {_PARTITIONS: num}, sort_keys=True))
     try:
-        os.link(partial, shared / _IDENTITY)  # the first job's: a link never replaces
-    except FileExistsError:
-        there = _read_identity(shared)
-        differing = sorted(key for key in own.keys() | there.keys() if own.get(key) != there.get(key))
-        if differing:
-            raise InputError(
-                f"{shared} has parts that were made otherwise ({', '.join(differing)} differ); "
-                "remove it to start again, or use the configuration that it was made with"
-            ) from None
+        with contextlib.suppress(FileExistsError):  # a link never replaces
+            os.link(partial, shared / _IDENTITY)
     finally:
         partial.unlink()
+    there = _read_identity(shared)
+    differing = sorted(key for key in own.keys() | there.keys() - {_PARTITIONS} if own.get(key) != there.get(key))
+    if differing:
+        raise InputError(
+            f"{shared} has parts that were made otherwise ({', '.join(differing)} differ); "
+            "remove it to start again, or use the configuration that it was made with"
+        )
+    return there[_PARTITIONS]
 
 
 def _read_identity(shared: Path) -> dict | None:

@@ -46,6 +46,16 @@ def test_parts_read_in_any_order_and_again_give_the_same_bytes(raw, unsharded, t
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_all_jobs_use_the_partitions_of_the_first(raw, unsharded, tmp_path, small_slices, monkeypatch):
+    """Files may come to lie in raw_dir meanwhile (the parts themselves): a trace must still go where its spans are."""
+    config = make_config(raw, tmp_path / "out")
+    for number, partitions in enumerate((3, 5, 1), 1):
+        monkeypatch.setattr(shard_jobs.spilled, "num_partitions", lambda _, partitions=partitions: partitions)
+        shard_jobs.run(config, f"{number}/3")
+    shard_jobs.run(config, "merge")
+    assert contents(tmp_path / "out") == unsharded
+
+
 def test_more_jobs_than_tasks(raw, unsharded, tmp_path):
     config = make_config(raw, tmp_path / "out", num_workers=2)
     for number in range(1, 5):

@@ -2,13 +2,15 @@
 
 polars either stops at a row with too many fields or, told to go on, loses its neighbours, and it fills a row that
 is too short with nulls. So a file is first parsed by polars and its line ends and commas are balanced against the
-parsed values; only a file that does not balance is parsed again line by line.
+parsed values; only a file that does not balance is parsed again line by line. A large file is read in blocks, each
+of which ends where a record ends.
 """
 
 import csv
 import gzip
 import itertools
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import polars as pl
@@ -17,6 +19,7 @@ from data_prep.errors import InputError
 
 ROW = "_row"  # the record's number in its file, the header being row 1
 _LONGEST_RECORD = 1000  # lines; a quote left open longer than this is a torn row
+_BLOCK = 8 << 20  # bytes; parsed they are some five times as many
 
 
 def read(path: Path, header: list[str] | None = None, multiline: bool = False) -> tuple[pl.DataFrame, list[int]]:
@@ -25,25 +28,42 @@ def read(path: Path, header: list[str] | None = None, multiline: bool = False) -
     `header` names the columns of a file that has no header row; `multiline` says that quoted values may hold
     newlines. Raises InputError for a file that cannot be read or is empty.
     """
-    data = _bytes(path)
-    if not data.strip():
-        raise InputError(f"{path} is empty; remove it or copy it again")
-    first_row = 1 if header else 2
+    parts = list(blocks(path, header, multiline))
+    return pl.concat([frame for frame, _ in parts], rechunk=True), [row for _, torn in parts for row in torn]
+
+
+def blocks(
+    path: Path, header: list[str] | None = None, multiline: bool = False, size: int = _BLOCK
+) -> Iterator[tuple[pl.DataFrame, list[int]]]:
+    """The records of a file as `read` gives them, in their order, some `size` bytes of the file at a time."""
     names = header or first_record(path)
     schema = dict.fromkeys(names, pl.String)
     if len(schema) < len(names):
         raise InputError(f"{path} names a column twice in its first row; rename one of them")
-    try:
-        frame = pl.read_csv(data, has_header=not header, schema=schema, encoding="utf8-lossy")
-    except pl.exceptions.PolarsError:
-        frame = None
-    if frame is not None and _balances(data, frame, first_row - 1, multiline):
-        return frame.with_row_index(ROW, offset=first_row), []
-    rows, torn = _parse_lines(data.decode("utf-8", "replace"), len(names), first_row)
-    frame = pl.DataFrame(
-        [[None if value == "" else value for value in record] for _, record in rows], schema=schema, orient="row"
-    )
-    return frame.insert_column(0, pl.Series(ROW, [number for number, _ in rows], dtype=pl.UInt32)), torn
+    first_row = 1 if header else 2
+    number = 1  # of the next record
+    data, last = b"", False
+    with _open(path) as file:
+        while not last:
+            more = _next(file, size, path)
+            data, last = data + more, len(more) < size
+            if number == 1 and last and not data.strip():
+                raise InputError(f"{path} is empty; remove it or copy it again")
+            end = len(data) if last else _end_of_records(data)
+            header_rows = first_row - 1 if number == 1 else 0
+            frame = _parse(data[:end], schema, header_rows)
+            if frame is not None and _balances(data[:end], frame, header_rows, multiline):
+                torn, first = [], number + header_rows
+                number = first + frame.height
+                frame = frame.with_row_index(ROW, offset=first)
+            else:
+                rows, torn, end, number = _parse_lines(data, len(names), number, first_row, last)
+                values = [[None if value == "" else value for value in record] for _, record in rows]
+                frame = pl.DataFrame(values, schema=schema, orient="row")
+                frame = frame.insert_column(0, pl.Series(ROW, [row for row, _ in rows], dtype=pl.UInt32))
+            data = data[end:]
+            if frame.height or torn or last:
+                yield frame, torn
 
 
 def first_record(path: Path) -> list[str]:
@@ -56,12 +76,39 @@ def first_record(path: Path) -> list[str]:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
 
 
-def _bytes(path: Path) -> bytes:
+def _open(path: Path):
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error}); copy it again") from error
+
+
+def _next(file, size: int, path: Path) -> bytes:
+    try:
+        return file.read(size)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
+
+
+def _end_of_records(data: bytes) -> int:
+    """Where the last record that is whole ends: behind the last newline that lies in no quotes; 0 if none does."""
+    end = data.rfind(b"\n")
+    quotes = data.count(b'"', 0, max(end, 0))
+    while end >= 0 and quotes % 2:
+        before = data.rfind(b"\n", 0, end)
+        quotes -= data.count(b'"', max(before, 0), end)
+        end = before
+    return end + 1
+
+
+def _parse(data: bytes, schema: dict, header_rows: int) -> pl.DataFrame | None:
+    """What polars makes of whole records, if it takes them."""
+    if not data:
+        return None
+    try:
+        return pl.read_csv(data, has_header=bool(header_rows), schema=schema, encoding="utf8-lossy")
+    except pl.exceptions.PolarsError:
+        return None
 
 
 def _balances(data: bytes, frame: pl.DataFrame, header_rows: int, multiline: bool) -> bool:
@@ -83,12 +130,18 @@ def _balances(data: bytes, frame: pl.DataFrame, header_rows: int, multiline: boo
     return lines == rows + newlines and data.count(b",") == rows * (frame.width - 1) + commas
 
 
-def _parse_lines(text: str, width: int, first_row: int) -> tuple[list[tuple[int, list[str]]], list[int]]:
-    """Strict parse that starts anew after each torn line, so that a torn row costs no other row."""
-    lines = text.split("\n")
+def _parse_lines(data: bytes, width: int, number: int, first_row: int, last: bool):
+    """Strict parse that starts anew after each torn line, so that a torn row costs no other row.
+
+    Unless these are the `last` bytes of the file, the end is left for later: a record there may go on.
+
+    Returns: rows (number, values), numbers of the torn rows, how many bytes are done with, number of the next record.
+    """
+    whole = data.split(b"\n")
+    lines = [line.decode("utf-8", "replace") for line in whole]
     rows, torn = [], []
-    at, number = 0, 1
-    while at < len(lines):
+    at, until = 0, len(lines) if last else len(lines) - _LONGEST_RECORD
+    while at < until:
         if not lines[at].strip("\r"):
             at += 1
             continue
@@ -105,4 +158,4 @@ def _parse_lines(text: str, width: int, first_row: int) -> tuple[list[tuple[int,
                 torn.append(number)
         at += reader.line_num if len(record) == width else 1
         number += 1
-    return rows, torn
+    return rows, torn, len(data) if last else sum(len(line) + 1 for line in whole[:at]), number

@@ -32,26 +32,53 @@ def observe(
         events: time, unit, event
         units: unit, service_name (every unit seen anywhere)
     """
-    unit = pl.col("service_name" if node_level == "service" else "service_instance_id").alias(NAME)
-    spans, calls = _spans(frames.get("spans"), unit)
-    out = {
-        "spans": spans,
-        "calls": calls,
-        "logs": _logs(frames.get("logs"), unit),
-        "metrics": _metrics(frames.get("metrics"), unit, metric_patterns, baseline_minutes),
-        "events": _events(frames.get("events"), unit),
-    }
-    tables = [frames[name] for name in ("spans", "logs", "metrics", "events") if name in frames]
-    seen = [table.select(unit, "service_name") for table in tables]
-    peers = calls.select(pl.col("callee").alias(NAME), pl.col("callee").alias("service_name"))
-    units = pl.concat([*seen, peers]).unique().sort(NAME, "service_name")
-    out["units"] = units.unique(NAME, keep="first").sort(NAME)
+    out = {name: pl.DataFrame(schema=schema) for name, schema in SCHEMAS.items()}
+    seen = []
+    for name in ("spans", "logs", "metrics", "events"):
+        if name in frames:
+            out |= observe_table(name, frames[name], node_level, metric_patterns, baseline_minutes)
+            seen.append(units(name, frames[name], out, node_level))
+    out["units"] = one_of_a_name(seen)
     return out
 
 
+def observe_table(
+    name: str, frame: pl.DataFrame, node_level: str, metric_patterns, baseline_minutes: float
+) -> dict[str, pl.DataFrame]:
+    """The observations of one table (of `spans` also the calls), as `observe` has them.
+
+    A frame may be a part of the table: whole traces of `spans`, whole series (unit and metric) of `metrics`.
+    """
+    name_of_unit = unit(node_level)
+    if name == "spans":
+        return dict(zip(("spans", "calls"), _spans(frame, name_of_unit), strict=True))
+    if name == "metrics":
+        return {name: _metrics(frame, name_of_unit, metric_patterns, baseline_minutes)}
+    return {name: {"logs": _logs, "events": _events}[name](frame, name_of_unit)}
+
+
+def units(name: str, frame: pl.DataFrame, observed: dict[str, pl.DataFrame], node_level: str) -> pl.DataFrame:
+    """The distinct (unit, service_name) of a table and, as their own service, of the peers its spans name."""
+    own = frame.select(unit(node_level), "service_name")
+    if name == "spans":
+        callee = pl.col("callee")
+        own = pl.concat([own, observed["calls"].select(callee.alias(NAME), callee.alias("service_name"))])
+    return own.unique()
+
+
+def one_of_a_name(units: list[pl.DataFrame]) -> pl.DataFrame:
+    """Each unit once, with the first of its services, in order of names."""
+    schema = {NAME: pl.String, "service_name": pl.String}
+    every = pl.concat([pl.DataFrame(schema=schema), *units]).unique().sort(NAME, "service_name")
+    return every.unique(NAME, keep="first").sort(NAME)
+
+
+def unit(node_level: str) -> pl.Expr:
+    """The unit that a row of a telemetry table belongs to."""
+    return pl.col("service_name" if node_level == "service" else "service_instance_id").alias(NAME)
+
+
 def _spans(frame, unit):
-    if frame is None:
-        return pl.DataFrame(schema=SCHEMAS["spans"]), pl.DataFrame(schema=SCHEMAS["calls"])
     spans = frame.select(
         "trace_id", "span_id", "parent_span_id", "kind", "peer_service_name", unit,
         pl.col("span_name").alias(OP), pl.col("start_time_unix_nano").alias(TIME),
@@ -86,13 +113,10 @@ def _spans(frame, unit):
     client = (pl.col("kind") == "CLIENT").fill_null(False)
     spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns", "trace_id")
     calls = pl.concat([served, peers])
-    # By every column: joins keep no order, and sums of floats must not depend on it.
     return spans.sort(spans.columns), calls.sort(calls.columns)
 
 
 def _logs(frame, unit):
-    if frame is None:
-        return pl.DataFrame(schema=SCHEMAS["logs"])
     severity = pl.col("severity_text").fill_null("").str.to_uppercase()
     return frame.lazy().select(
         pl.col("time_unix_nano").alias(TIME), unit, templates.mask(pl.col("body")).alias("masked"),
@@ -101,8 +125,6 @@ def _logs(frame, unit):
 
 
 def _metrics(frame, unit, patterns, baseline_minutes):
-    if frame is None:
-        return pl.DataFrame(schema=SCHEMAS["metrics"])
     chosen = "^(?:" + "|".join(f"(?:{p})" for p in patterns) + ")$"
     frame = frame.filter(pl.col("metric_name").str.contains(chosen) & pl.col("value").is_finite()).select(
         pl.col("time_unix_nano").alias(TIME), unit, pl.col("metric_name").alias("metric"), "value",
@@ -121,7 +143,7 @@ def _metrics(frame, unit, patterns, baseline_minutes):
         baseline = pl.col("value").rolling_median_by("clock", window, min_samples=3, closed="left").over(NAME, "metric")
         clock = pl.from_epoch(TIME, "ns").alias("clock")
         frame = frame.with_columns(clock).with_columns(pl.col("value") - baseline).drop_nulls("value").drop("clock")
-    return frame.sort(TIME, NAME, "metric")
+    return frame.sort(ORDER["metrics"])
 
 
 def _rates(counters: pl.DataFrame) -> pl.DataFrame:
@@ -136,11 +158,12 @@ def _rates(counters: pl.DataFrame) -> pl.DataFrame:
 
 
 def _events(frame, unit):
-    if frame is None:
-        return pl.DataFrame(schema=SCHEMAS["events"])
     return frame.select(pl.col("time_unix_nano").alias(TIME), unit, pl.col("event_name").alias("event"))
 
 
+# Columns that the rows of a table are in order of; of a table that is not named, all columns: joins keep no order, and
+# sums of floats must not depend on it.
+ORDER = {"metrics": [TIME, NAME, "metric"]}
 SCHEMAS = {
     "spans": {TIME: pl.Int64, NAME: pl.String, OP: pl.String, "client": pl.Boolean, "error": pl.Boolean,
               "self_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String},

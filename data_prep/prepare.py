@@ -1,17 +1,18 @@
 """The driver: raw telemetry -> telemetry tables -> segments -> templates -> signals -> event graphs -> dataset.
 
-`fit` is a map over shards of time whose partial statistics add up; `transform` is a map over segments. Both run through
-a `concurrent.futures.Executor`, and the result is the same, byte for byte, for any number of workers.
+Rows are spilled as they are read and observed shard by shard (`spilled`); `fit` is a map over shards of time whose
+partial statistics add up; `transform` is a map over segments. All run through a `concurrent.futures.Executor`, in
+memory that does not grow with the recorded time but for some hundred bytes a window, and the result is the same, byte
+for byte, for any number of workers.
 """
 
 import contextlib
 import dataclasses
 import itertools
-import multiprocessing
-import os
+import operator
 import shutil
 import time
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,44 +22,58 @@ from absl import logging
 
 from data_prep import (
     event_graph,
+    executors,
     injection,
     map_shards,
-    observations,
     padding,
+    row_groups,
     scaling,
     settings,
     sources,
+    spilled,
     split,
     templates,
     vocabulary,
 )
 from data_prep.errors import InputError
+from data_prep.executors import ordered
 from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from data_prep.observations import TIME
 from data_prep.simulate import simulate
-from data_prep.tables import Tables
+from data_prep.tables import TELEMETRY, extent_of, merged
 from ssad_jax.prepared import Prepared, Windows, Writer
 
 NS = split.NS
 
 
-def prepare(config) -> None:
+
+def prepare(config, spilled_rows=None) -> None:
     """Turn `config.data.raw_dir` into the prepared dataset `config.data.prepared_dir`.
+
+    `spilled_rows`: where raw files have been read already (`shard_jobs`): a function as `SpilledTables` takes it.
 
     Raises:
         InputError: the configuration or the raw telemetry cannot be used; the message says what to mend.
     """
     settings.check(config)
     data, clock = config.data, _Clock()
-    with Writer(data.prepared_dir) as writer, _executor(data.num_workers) as executor:
+    with Writer(data.prepared_dir) as writer, _executor(data) as executor:
         if not data.raw_dir and config.simulate.hours > 0:
             with clock("simulate"):
-                data = _simulated(config, writer.path / "raw")
+                _simulate(config.simulate, writer.path / "raw")
+            data = _reading(data, writer.path / "raw")
+        elif data.raw_dir and data.executor == "dask":
+            data = _reading(data, Path(data.raw_dir).absolute())  # workers need not have been started here
+        shards, scratch = writer.path / "observations", writer.path / "scratch"
         with clock("read"):
-            tables = sources.read(data, executor)
-            for warning in tables.warnings:
+            options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
+            num = spilled.num_partitions(data.raw_dir) if Path(data.raw_dir).is_dir() else 1
+            found = spilled.SpilledTables(shards, scratch, executor, options, num, spilled_rows)
+            sources.read(data, executor, found)
+            for warning in found.warnings:
                 logging.warning(warning)
-        prepared = prepare_tables(tables, config, writer.path, executor, clock)
+            shutil.rmtree(scratch, ignore_errors=True)
+        prepared = prepare_tables(found, config, writer.path, shards, executor, clock)
         shutil.rmtree(writer.path / "raw", ignore_errors=True)
         with clock("write"):
             writer.finish(prepared, clock.seconds)
@@ -66,39 +81,46 @@ def prepare(config) -> None:
     logging.info("prepared %s: %s in %.1f s", data.prepared_dir, counts, sum(clock.seconds.values()))
 
 
-def _simulated(config, directory: Path):
-    """Simulate raw telemetry into `directory`; returns the data settings that read it."""
-    options = config.simulate
+def _simulate(options, directory: Path) -> None:
     simulate(
         directory, hours=options.hours, seed=options.seed, fault_kinds=tuple(options.fault_kinds),
         faults_per_hour=options.faults_per_hour,
     )  # fmt: skip
-    data = config.data.copy_and_resolve_references()
+
+
+def _reading(data, raw_dir: Path):
+    """The data settings with another place of the raw telemetry."""
+    data = data.copy_and_resolve_references()
     with data.unlocked():
-        data.raw_dir = str(directory)
+        data.raw_dir = str(raw_dir)
     return data
 
 
-def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock) -> Prepared:
-    """Everything after reading; writes tables and per-tick signals into `path`, returns the arrays."""
+def prepare_tables(
+    tables: spilled.SpilledTables, config, path: Path, shards: Path, executor: Executor, clock
+) -> Prepared:
+    """Everything after reading; writes tables, per-tick signals and large arrays into `path`, returns the others.
+
+    `shards`: where the observations of `tables` lie; removed at the end.
+    """
     data = config.data
-    frames = tables.frames
+    frames, units = tables.frames, tables.units()
     tick_ns = split.tick_ns(data)
     faults = faults_of(frames.get("faults"))
-    with clock("observe"):
-        obs = observations.observe(frames, data.node_level, data.metrics, data.metric_baseline_minutes)
-        segments = split.make_segments(intervals_of(frames, data), faults, data)
+    shards.mkdir(exist_ok=True)
+    with clock("split"):
+        intervals = intervals_between(tables, frames.get("gaps"), data)
+        segments = split.make_segments(intervals, faults, data)
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
     with clock("templates"):
-        logs = obs["logs"]
-        seen = (logs.filter((pl.col(TIME) >= a) & (pl.col(TIME) < b))["masked"].unique() for _, a, b in fit_time)
-        fitted_templates = templates.Templates(pl.concat(seen).drop_nulls().to_list())
-        obs["logs"] = logs.with_columns(template=fitted_templates.assign(logs["masked"])).drop("masked")
+        seen = set()
+        seen.update(*ordered(executor, map_shards.distinct_bodies, itertools.repeat(shards), fit_time))
+        fitted_templates = templates.Templates(seen)
+        map_shards.number_templates(shards, tables.bodies(), fitted_templates)
     with clock("fit"):
-        shards = _write_observations(obs, path / "observations")
-        counts = list(executor.map(map_shards.count_shard, itertools.repeat(shards), fit_time))
-        v = vocabulary.build(vocabulary.merge(counts), obs["units"], frames.get("topology"), data)
+        counts = list(ordered(executor, map_shards.count_shard, itertools.repeat(shards), fit_time))
+        v = vocabulary.build(vocabulary.merge(counts), units, frames.get("topology"), data)
         turn = map_shards.turns(segments.group, data.calibration_folds)
         counted = turn[[segment for segment, _, _ in fit_time]]
         usual = {
@@ -107,29 +129,28 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
         }
         jobs = map_shards.segment_jobs(segments, windows, tick_ns, data.window_length)
         usual = [usual.get(t, v) for t in turn.tolist()]
-        parts = list(executor.map(map_shards.tick_shard, itertools.repeat(shards), usual, jobs))
-        statistics = map_shards.fit_statistics([m for m, _, _ in parts], turn, v, data)
+        coincidences = _Sum()
+        parts = ordered(executor, map_shards.tick_shard, itertools.repeat(shards), usual, jobs)
+        statistics = map_shards.fit_statistics(map(coincidences.pass_on, parts), turn, v, data)
         nodes = event_graph.make_nodes(v, fitted_templates.texts)
-        together = sum(part[1] for part in parts if part[1] is not None)
-        num_ticks = sum(part[2] for part in parts)
-        pairs = event_graph.cooccurring(together, num_ticks, np.array([u for u, _ in v.logs]))
+        log_units = np.array([u for u, _ in v.logs])
+        pairs = event_graph.cooccurring(coincidences.together, coincidences.num_ticks, log_units)
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
     with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
         system = event_graph.make_system(nodes, v, budget, data.mask_units)
-        transform = map_shards.Transform(v, statistics, edges, budget, data.window_length, str(shards))
-        active = np.concatenate(list(executor.map(transform, jobs, turn.tolist())))
-        edge_slots = padding.edge_budget(2 * int(active.sum(1).max()))
-        padded = padding.pad_edges(edges.pairs, edges.kind, active, edge_slots, budget - 1)
-        attributes, ticks = map_shards.gather(shards, jobs, path)
+        length = data.window_length
+        transforms = {t: map_shards.Transform(v, s, edges, budget, length, shards) for t, s in statistics.items()}
+        most = max(ordered(executor, operator.call, [transforms[t] for t in turn.tolist()], jobs))
+        edge_slots = padding.edge_budget(2 * most)
+        map_shards.gather(shards, jobs, path, edges, edge_slots, budget - 1)
     with clock("write"):
-        _write_tables(obs, v, nodes, path / "tables")
-        for file in shards.iterdir():
-            file.unlink()
-        shards.rmdir()
+        unseen = _write_tables(shards, v, nodes, path / "tables", executor)
+        shutil.rmtree(shards)
     parts = [("fit", "calibration", "test")[p] for p in segments.part]
+    written = {name: np.load(path / "windows" / f"{name}.npy", mmap_mode="r") for name in ("nodes", *map_shards.PADDED)}
     prepared_windows = Windows(
-        nodes=attributes, **dict(zip(("senders", "receivers", "edge_kind", "n_edge"), padded, strict=True)),
+        **written,
         start_unix_nano=windows.start, end_unix_nano=windows.end,
         start_tick=_global_ticks(segments, windows, tick_ns, data.window_length), segment=windows.segment,
         part=windows.part, group=np.where(windows.part >= 0, segments.group[windows.segment], -1).astype(np.int8),
@@ -158,9 +179,8 @@ def prepare_tables(tables: Tables, config, path: Path, executor: Executor, clock
             "windows": len(windows.part), "fit_windows": int((windows.part == split.FIT).sum()),
             "calibration_windows": int((calibration_runs >= 0).sum()),
             "test_windows": int((windows.part == split.TEST).sum()), "faults": faults.height,
-            "recordings": int(segments.recording.max()) + 1, "ticks": int(ticks),
-            "unseen_templates": int((obs["logs"]["template"] == templates.UNSEEN).sum()),
-            "unknown_units": int((~obs["units"]["unit"].is_in(v.units)).sum()),
+            "recordings": int(segments.recording.max()) + 1, "ticks": sum(job.num_ticks for job in jobs),
+            "unseen_templates": unseen, "unknown_units": int((~units["unit"].is_in(v.units)).sum()),
         },
         "templates": fitted_templates.texts,
         "operations": dict(zip(v.units, v.operations, strict=True)),
@@ -189,31 +209,19 @@ class _Clock:
         logging.info("%s: %.1f s", stage, self.seconds[stage])
 
 
-@contextlib.contextmanager
-def _executor(num_workers: int):
-    """A process pool, or this process itself for one worker. Another engine is another Executor."""
-    num_workers = num_workers or os.cpu_count() or 1
-    if num_workers == 1:
-        yield _Serial()
-        return
-    # One polars thread in each worker: the workers are the parallelism.
-    before = os.environ.get("POLARS_MAX_THREADS")
-    os.environ["POLARS_MAX_THREADS"] = "1"
-    try:
-        with ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
-            yield pool
-    finally:
-        os.environ.pop("POLARS_MAX_THREADS") if before is None else os.environ.update(POLARS_MAX_THREADS=before)
+class _Sum:
+    """Coincidences of log events and fit ticks, added up while the moments beside them are passed on."""
+
+    together, num_ticks = 0, 0
+
+    def pass_on(self, part):
+        moments, together, ticks = part
+        if together is not None:
+            self.together, self.num_ticks = self.together + together, self.num_ticks + ticks
+        return moments
 
 
-class _Serial(Executor):
-    def submit(self, fn, /, *args, **kwargs):
-        raise RuntimeError("only map is used")
-
-    def map(self, fn, *iterables, timeout=None, chunksize=1):
-        return map(fn, *iterables)
-
-
+_executor = executors.executor  # another engine is another Executor
 
 
 def faults_of(frame: pl.DataFrame | None) -> pl.DataFrame:
@@ -228,22 +236,21 @@ def faults_of(frame: pl.DataFrame | None) -> pl.DataFrame:
 
 def intervals_of(frames, data):
     """Observed intervals: from the first to the last span or log line (else metric), less the gaps."""
-    first, last = [], []
-    for names in (("spans", "logs"), ("metrics",)):
-        for name in names:
-            frame = frames.get(name)
-            if frame is not None and frame.height:
-                begin = frame["start_time_unix_nano" if name == "spans" else "time_unix_nano"]
-                end = frame["end_time_unix_nano" if name == "spans" else "time_unix_nano"]
-                first.append(begin.min())
-                last.append(end.max())
-        if first:
-            break
-    if not first:
+    extents = {name: extent_of(frame, name) for name, frame in frames.items() if name in TELEMETRY}
+    return _intervals(lambda names: merged(extents.get(name) for name in names), frames.get("gaps"), data)
+
+
+def intervals_between(tables, gaps, data):
+    """As `intervals_of`, of tables that know their extent."""
+    return _intervals(tables.extent, gaps, data)
+
+
+def _intervals(extent, gaps, data):
+    observed = extent(("spans", "logs")) or extent(("metrics",))
+    if observed is None:
         raise InputError(f"{data.raw_dir} holds no span, log line or metric: there is nothing to window")
-    gaps = frames.get("gaps")
     rows = [] if gaps is None else gaps.select(split.START, split.END).rows()
-    return split.observed_intervals(min(first), max(last), rows)
+    return split.observed_intervals(*observed, rows)
 
 
 def _topology(frame, v: vocabulary.Vocabulary):
@@ -263,33 +270,26 @@ def _global_ticks(segments, windows, tick_ns, length) -> np.ndarray:
     return (base[windows.segment] + windows.offset).astype(np.int32)
 
 
-def _write_observations(obs, directory: Path) -> Path:
-    directory.mkdir()
-    for name in ("spans", "calls", "logs", "metrics", "events"):
-        frame = obs[name].drop("body", "service_name", "trace_id", strict=False).sort(TIME, maintain_order=True)
-        frame.write_parquet(directory / f"{name}.parquet", compression="zstd", row_group_size=50_000)
-    return directory
+def _write_tables(shards: Path, v: vocabulary.Vocabulary, nodes, directory: Path, executor: Executor) -> int:
+    """Templated logs, spans and metrics for explanations and other methods; `node` is the log event's node number.
 
-
-def _write_tables(obs, v: vocabulary.Vocabulary, nodes, directory: Path) -> None:
-    """Templated logs, spans and metrics for explanations and other methods; `node` is the log event's node number."""
+    Returns how many log lines have a template that fit time does not have.
+    """
     directory.mkdir()
     first = nodes.first(event_graph.LOG)
     keys = pl.DataFrame(
         [(v.units[u], t, first + i) for i, (u, t) in enumerate(v.logs)],
         schema={"unit": pl.String, "template": pl.Int32, "node": pl.Int32}, orient="row",
     )  # fmt: skip
-    other = keys.filter(pl.col("template") < 0).select("unit", pl.col("node").alias("other"))
-    logs = obs["logs"].join(keys, on=["unit", "template"], how="left", maintain_order="left")
-    logs = logs.join(other, on="unit", how="left", maintain_order="left")
-    logs = logs.select(
-        pl.col(TIME).alias("time_unix_nano"), "service_name", "unit", "alert", "body", "template",
-        node=pl.coalesce("node", "other").fill_null(first + len(v.logs) - 1),  # `<unknown>`, as in signals.per_tick
-    )  # fmt: skip
-    logs.write_parquet(directory / "logs.parquet", compression="zstd")
-    for name in ("spans", "calls", "metrics", "events"):
-        frame = obs[name].rename({TIME: "time_unix_nano"})
-        frame.write_parquet(directory / f"{name}.parquet", compression="zstd")
+    files = spilled.cells(shards, "logs")
+    named = ordered(executor, map_shards.name_nodes, itertools.repeat(shards), files, itertools.repeat(keys))
+    unseen = sum(named)
+    for name, schema in map_shards.TABLES.items():
+        files = spilled.cells(shards, f"named_{name}" if name == "logs" else name)
+        frame = pl.scan_parquet(files) if files else pl.LazyFrame(schema=schema)
+        frame = frame.rename({TIME: "time_unix_nano"}, strict=False).select(list(schema))
+        row_groups.write(frame, directory / f"{name}.parquet")
+    return unseen
 
 
 def _fitted(v: vocabulary.Vocabulary, statistics: scaling.Statistics) -> dict:

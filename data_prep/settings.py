@@ -4,9 +4,13 @@ import polars as pl
 
 from data_prep.errors import InputError
 
-# Of `config.data`: where things lie and how they are batched; they do not change what is prepared.
-PLACES = ("raw_dir", "prepared_dir", "faults_path", "segments_path", "num_workers", "batch_size")
+# Of `config.data`: where things lie, who prepares them and how they are batched; they do not change what is prepared.
+PLACES = (
+    "raw_dir", "prepared_dir", "faults_path", "segments_path", "num_workers", "executor", "dask_scheduler",
+    "batch_size",
+)  # fmt: skip
 CHOICES = {
+    "executor": ("processes", "dask"),
     "on_bad_rows": ("quarantine", "error"),
     "node_level": ("service", "instance"),
     "train_on": ("normal", "all"),
@@ -65,6 +69,10 @@ def check(config) -> None:
     if not (data.metric_baseline_minutes == 0 or data.metric_baseline_minutes >= 1):
         raise InputError(
             f"data.metric_baseline_minutes={data.metric_baseline_minutes} is no time; use 0 (levels) or 1 or more"
+        )
+    if data.dask_scheduler and data.executor != "dask":
+        raise InputError(
+            f"data.dask_scheduler={data.dask_scheduler!r} needs data.executor=dask; set that, or leave it empty"
         )
     _check_patterns(data.metrics)
     if not str(data.prepared_dir).strip():

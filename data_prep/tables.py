@@ -6,8 +6,8 @@ was absent is null) and is sorted by time, then by its other columns, so that eq
 whatever order it was read.
 """
 
+import contextlib
 import dataclasses
-import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from data_prep import csv_rows
 from data_prep.errors import InputError
 
 FILE, ROW = "_file", csv_rows.ROW  # where a row came from; columns that sources may add before `check`
+TELEMETRY = ("spans", "logs", "metrics", "events")
+_SLICE = 1 << 18  # rows of a Parquet file that are read at a time
 # Times outside are a wrong unit (seconds, milliseconds) or an unset clock.
 _EARLIEST, _LATEST = 946_684_800_000_000_000, 4_102_444_800_000_000_000  # the years 2000 and 2100
 # Expected in healthy telemetry, so never an error: a gauge without a value, an access log without a text.
@@ -150,6 +152,15 @@ class Account:
         for what, count in other.repaired.items():
             self.repair(what, count)
 
+    def check_usable(self, name: str) -> None:
+        """Raises InputError if rows of table `name` were read but none is left."""
+        if self.read and not self.kept:
+            reason, (file, row) = next(iter(self.examples.items()))
+            raise InputError(
+                f"table {name}: none of {self.read} rows can be used; the first, {file} row {row}: "
+                f"{reason.replace('_', ' ')}"
+            )
+
     def check(self) -> None:
         """Raises RuntimeError if a row is unaccounted for, which is a fault of the reader, not of the data."""
         if self.read != self.kept + self.duplicates + sum(self.set_aside.values()):
@@ -178,13 +189,24 @@ class Tables:
         frame, duplicates = combine([frame for frame, _ in parts], name)
         account.duplicates += duplicates
         account.kept -= duplicates
-        if account.read and not account.kept:
-            reason, (file, row) = next(iter(account.examples.items()))
-            raise InputError(
-                f"table {name}: none of {account.read} rows can be used; the first, {file} row {row}: "
-                f"{reason.replace('_', ' ')}"
-            )
+        account.check_usable(name)
         self.frames[name], self.accounts[name] = frame, account
+
+    def read(self, part, executor=None) -> None:
+        """Makes a table of what a `sources.Part` reads. Raises InputError as `add` does."""
+        self.add(part.table, ((frame, account) for _, frame, account in part.rows(executor)))
+        if part.whole and part.table in self.frames:
+            self.frames[part.table] = part.whole(self.frames[part.table])
+
+    def extent(self, names: Iterable[str] = TELEMETRY) -> tuple[int, int] | None:
+        """First and last time of the named tables' rows, nanoseconds; None where there are none."""
+        extents = [extent_of(self.frames[name], name) for name in names if name in self.frames]
+        return merged(extents)
+
+    def instances(self, names: Iterable[str]) -> pl.Series:
+        """The distinct service instances that the named tables speak of."""
+        found = [self.frames[name]["service_instance_id"].unique() for name in names if name in self.frames]
+        return pl.concat([pl.Series("service_instance_id", [], pl.String), *found]).unique()
 
     def relative_to(self, directory: Path | str) -> None:
         """Names the files of the examples relative to `directory`, so that accounts do not tell where it lay."""
@@ -267,17 +289,72 @@ def validate(
     return tables.frames[name], tables.accounts[name]
 
 
+def files(directory: Path | str) -> dict[str, Path]:
+    """The file of each table that `directory` holds as `<name>.parquet` or `<name>.csv`.
+
+    Raises InputError if it holds no telemetry, or a table twice.
+    """
+    directory, found = Path(directory), {}
+    for name in SCHEMAS:
+        paths = [path for path in (directory / f"{name}.parquet", directory / f"{name}.csv") if path.exists()]
+        if len(paths) > 1:
+            raise InputError(f"{directory} holds both {paths[0].name} and {paths[1].name}; remove one of them")
+        if paths:
+            found[name] = paths[0]
+    if not found.keys() & set(TELEMETRY):
+        raise InputError(
+            f"{directory} holds no telemetry; it needs at least one of {', '.join(TELEMETRY)} as .parquet or .csv"
+        )
+    return found
+
+
+def read_tables(directory: Path | str, on_bad_rows: str = "quarantine") -> Tables:
+    """The tables that `directory` holds. Raises InputError as `files` and `read_table` do."""
+    tables = Tables()
+    for name, path in files(directory).items():
+        tables.add(name, [read_table(path, name, on_bad_rows)])
+    return tables
+
+
+def slices(path: Path) -> list[int | None]:
+    """Where the slices of a table file begin that `read_slice` reads; None: it is read from begin to end."""
+    if path.suffix != ".parquet":
+        return [None]
+    with _whole_parquet(path):
+        return list(range(0, max(pl.scan_parquet(path).select(pl.len()).collect().item(), 1), _SLICE))
+
+
+def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> Iterator[tuple[pl.DataFrame, Account]]:
+    """The checked rows of a Parquet file from row `first` on (at most `_SLICE`), or of a CSV file, block by block.
+
+    Raises InputError if the file cannot be read.
+    """
+    if first is None:
+        for rows, torn in csv_rows.blocks(path, multiline=True):
+            yield count_torn(check(rows, name, str(path), on_bad_rows, text=True), torn, str(path), on_bad_rows)
+        return
+    with _whole_parquet(path):
+        columns = [column for column in pl.read_parquet_schema(path) if column in SCHEMAS[name].columns]
+        rows = pl.scan_parquet(path).select(columns).slice(first, _SLICE).collect()
+    yield check(rows.with_row_index(ROW, offset=first + 1), name, str(path), on_bad_rows)
+
+
 def read_table(path: Path, name: str, on_bad_rows: str = "quarantine") -> tuple[pl.DataFrame, Account]:
     """The checked rows of one Parquet or CSV file and their account. Raises InputError if it cannot be read."""
-    if path.suffix == ".parquet":
-        try:
-            columns = [column for column in pl.read_parquet_schema(path) if column in SCHEMAS[name].columns]
-            return check(pl.read_parquet(path, columns=columns), name, str(path), on_bad_rows)
-        except (pl.exceptions.PolarsError, OSError) as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
-    rows, torn = csv_rows.read(path, multiline=True)
-    return count_torn(check(rows, name, str(path), on_bad_rows, text=True), torn, str(path), on_bad_rows)
+    parts = [part for first in slices(path) for part in read_slice(path, name, on_bad_rows, first)]
+    account = Account()
+    for _, part in parts:
+        account.add(part)
+    return pl.concat([frame for frame, _ in parts]), account
+
+
+@contextlib.contextmanager
+def _whole_parquet(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
 
 
 def count_torn(
@@ -289,21 +366,6 @@ def count_torn(
     return part
 
 
-def read_tables(directory: Path | str, on_bad_rows: str = "quarantine") -> Tables:
-    """The tables that `directory` holds as `<name>.parquet` or `<name>.csv`. Raises InputError if it holds none."""
-    directory, tables = Path(directory), Tables()
-    for name in SCHEMAS:
-        paths = [path for path in (directory / f"{name}.parquet", directory / f"{name}.csv") if path.exists()]
-        if len(paths) > 1:
-            raise InputError(f"{directory} holds both {paths[0].name} and {paths[1].name}; remove one of them")
-        tables.add(name, [read_table(path, name, on_bad_rows) for path in paths])
-    if not tables.frames.keys() & {"spans", "logs", "metrics", "events"}:
-        raise InputError(
-            f"{directory} holds no telemetry; it needs at least one of spans, logs, metrics, events as .parquet or .csv"
-        )
-    return tables
-
-
 def write_tables(tables: Tables, directory: Path | str) -> None:
     """Writes each table as Parquet (zstd). Equal tables give equal bytes: nothing in the files tells when or where."""
     Path(directory).mkdir(parents=True, exist_ok=True)
@@ -313,16 +375,16 @@ def write_tables(tables: Tables, directory: Path | str) -> None:
         )
 
 
-def observed_extent(tables: Tables) -> tuple[int, int] | None:
-    """First and last time of the telemetry, nanoseconds; None where there is none."""
-    lowest, highest = math.inf, -math.inf
-    for name in ("spans", "logs", "metrics", "events"):
-        frame = tables.frames.get(name)
-        if frame is not None and frame.height:
-            times = [column for column in SCHEMAS[name].required if column.endswith("_unix_nano")]
-            lowest = min(lowest, frame[times[0]].min())
-            highest = max(highest, frame[times[-1]].max())
-    return None if lowest is math.inf else (int(lowest), int(highest))
+def extent_of(frame: pl.DataFrame, name: str) -> tuple[int, int] | None:
+    """First and last time of the rows of a telemetry table, nanoseconds; None where it has none."""
+    times = [column for column in SCHEMAS[name].required if column.endswith("_unix_nano")]
+    return (frame[times[0]].min(), frame[times[-1]].max()) if frame.height else None
+
+
+def merged(extents: Iterable[tuple[int, int] | None]) -> tuple[int, int] | None:
+    """The extent of several together."""
+    known = [extent for extent in extents if extent is not None]
+    return (min(first for first, _ in known), max(last for _, last in known)) if known else None
 
 
 def _check_columns(frame: pl.DataFrame, name: str, file: str, text: bool) -> None:

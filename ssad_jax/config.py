@@ -45,7 +45,9 @@ def default_config(name: str) -> ConfigDict:
         "min_template_count": 3,  # in training time
         "mask_units": "siblings",  # masked together: node | siblings (one kind, one service) | owner (all of a service)
         "ridge": 3.0,  # strength of the closed-form expectations, in windows
-        "num_workers": 0,  # of the process pool; 0: all cores
+        "num_workers": 0,  # processes that prepare; 0: all cores
+        "executor": "processes",  # that prepares: processes or dask
+        "dask_scheduler": "",  # tcp://host:port or a scheduler file; empty: a cluster of this machine's own
     })
     # The embedded simulator (openstack, without raw_dir). hours = 0: none.
     config.simulate = ConfigDict({

@@ -218,7 +218,9 @@ class Writer:
             (self.path / group).mkdir(exist_ok=True)
             source = {"system": prepared.system, "windows": prepared.windows}.get(group, prepared)
             for name in names:
-                np.save(self.path / group / f"{name}.npy", getattr(source, name), allow_pickle=False)
+                path, array = self.path / group / f"{name}.npy", getattr(source, name)
+                if not (isinstance(array, np.memmap) and path == Path(array.filename)):  # else it lies there already
+                    np.save(path, array, allow_pickle=False)
         prepared.faults.write_parquet(self.path / "faults.parquet")
         files = {}
         for file in sorted(p for p in self.path.rglob("*") if p.is_file()):

@@ -21,7 +21,7 @@ FREE_KEYS = (
     "name", "evaluation_log", "train.num_epochs", "train.checkpoint_every", "train.keep_checkpoints",
     "train.compilation_cache",
     "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
-    "parallel.mapping", "score", "alerts",
+    "data.executor", "data.dask_scheduler", "parallel.mapping", "score", "alerts",
 )  # fmt: skip
 
 

@@ -171,7 +171,7 @@ def _renamed(frame: pl.DataFrame, suffix: str) -> pl.DataFrame:
 
 def _gaps(out: tables.Tables, times: list[tuple[int, int]]) -> pl.DataFrame:
     """All time, from the first to the last telemetry, that lies in no stretch."""
-    first, last = tables.observed_extent(out)
+    first, last = out.extent()
     ends = [min(first, times[0][0]) - NS] + [end for _, end in times]
     starts = [start for start, _ in times] + [max(last, times[-1][1]) + NS]
     return pl.DataFrame([(a, b) for a, b in zip(ends, starts, strict=True) if a < b], _schema("gaps"), orient="row")

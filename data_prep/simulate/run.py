@@ -1,5 +1,6 @@
 """`simulate`: runs the cluster for some hours and writes the raw files, all or nothing."""
 
+import functools
 import os
 import random
 import shutil
@@ -12,8 +13,17 @@ from data_prep.simulate.cluster import COMPUTES, HOSTS
 from data_prep.simulate.engine import Engine
 from data_prep.simulate.faults import KINDS, Fault, Injector, schedule
 from data_prep.simulate.flows import FLOWS
+from data_prep.simulate.spool import Iterations, LogLines, Traces
 from data_prep.simulate.workloads import WORKLOADS, Rally
-from data_prep.simulate.writers import Clock, write_logs, write_metrics, write_period, write_report, write_traces
+from data_prep.simulate.writers import (
+    Clock,
+    log_order,
+    write_logs,
+    write_metrics,
+    write_period,
+    write_report,
+    write_trace,
+)
 
 START = "2019-11-25T15:12:13"  # naive UTC, of the archive's concurrent run
 
@@ -41,22 +51,35 @@ def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_ki
         raise InputError("simulate: hours, load and day_hours must be positive")
     seconds = int(hours * 3600)
     plan = schedule(seconds, seed, tuple(fault_kinds), faults_per_hour) if plan is None else plan
-    engine, rally, injector = run(seconds, seed, plan, concurrency, day_hours, load)
-
-    clock = Clock(start)
+    clock, rng = Clock(start), random.Random(f"{seed}/log rows")
     partial = directory.with_name(f".{directory.name}.{os.getpid()}.partial")
-    partial.mkdir(parents=True)
+    spool = partial / "spool"
+    spool.mkdir(parents=True)
     try:
-        counts = {"logs": write_logs(partial / "logs" / "logs_aggregated_concurrent.csv", engine.logs, clock, seconds,
-                                     seed)}
+        counts = {"logs": 0, "metrics": 0, "traces": 0, "spans": 0}
+        folders = {name: partial / "traces" / workload.directory for name, workload in WORKLOADS.items()}
+        for folder in folders.values():
+            folder.mkdir(parents=True)
+
+        def write(name: str, trace) -> None:
+            if trace.spans:
+                write_trace(folders[name], trace, clock)
+                counts["traces"] += 1
+                counts["spans"] += len(trace.spans)
+
+        logs, traces = LogLines(spool / "logs", log_order(rng, seconds)), Traces(write)
+        finished = {name: Iterations(spool / name, functools.partial(traces.finish, name)) for name in WORKLOADS}
+        engine, _, injector = run(seconds, seed, plan, concurrency, day_hours, load, (logs, traces, finished))
+        traces.close()
+        counts["logs"] = write_logs(partial / "logs" / "logs_aggregated_concurrent.csv", logs, clock, rng)
         counts["metrics"] = write_metrics(partial / "metrics", engine, clock, seed)
-        counts["traces"], counts["spans"] = write_traces(partial / "traces", engine, rally, clock)
         for name, workload in WORKLOADS.items():
-            write_report(partial / "reports" / f"output_{name}.json", workload, rally.finished[name], injector.done,
+            write_report(partial / "reports" / f"output_{name}.json", workload, finished[name], injector.done,
                          clock, concurrency.get(name, workload.concurrency), engine.uuid)
-            counts[f"iterations_{name}"] = len(rally.finished[name])
+            counts[f"iterations_{name}"] = len(finished[name])
         counts["faults"] = len(injector.done)
         write_period(partial / "IMPORTANT_experiment_start_end_data.txt", clock, seconds)
+        shutil.rmtree(spool)
         if directory.exists():
             directory.rmdir()
         partial.rename(directory)
@@ -67,10 +90,18 @@ def simulate(directory: str | os.PathLike, hours: float, seed: int = 0, fault_ki
 
 
 def run(seconds: int, seed: int, plan: list[Fault], concurrency: Mapping[str, int] | None = None,
-        day_hours: float = 2.0, load: float = 1.0) -> tuple[Engine, Rally, Injector]:
-    """Runs the cluster with the planned faults; what happened lies in the three objects. Writes nothing."""
+        day_hours: float = 2.0, load: float = 1.0, records: tuple | None = None) -> tuple[Engine, Rally, Injector]:
+    """Runs the cluster with the planned faults; what happened lies in the three objects. Writes nothing.
+
+    `records`: what takes up the log lines, the traces and the finished iterations of each workload, in place of the
+    lists and the dict that keep them (see `spool`).
+    """
     engine = build_engine(seconds, seed)
+    if records:
+        engine.logs, engine.traces, _ = records
     rally = Rally(engine, seed, dict(concurrency or {}), day_hours * 3600.0, load)
+    if records:
+        rally.finished = records[2]
     Background(engine, seed)
     injector = Injector(engine, rally, plan)
     engine.env.run(until=seconds)

@@ -1,6 +1,7 @@
 """What the running simulation keeps: hosts, instances of programs, traces, and the failure of a call."""
 
 import dataclasses
+from array import array
 
 from data_prep.simulate.cluster import BASE_MEMORY, CORES, Program
 
@@ -22,8 +23,8 @@ class Host:
         self.name = name
         self.active = 0.0  # cores wanted now by simulated work
         self.hog = 0.0  # cores wanted now by something else
-        self.busy = [0.0] * (seconds + 2)  # CPU seconds used in each second
-        self.waiting = [0.0] * (seconds + 2)  # runnable or in disk wait, in each second
+        self.busy = array("d", [0.0]) * (seconds + 2)  # CPU seconds used in each second
+        self.waiting = array("d", [0.0]) * (seconds + 2)  # runnable or in disk wait, in each second
         self.memory_changes: list[tuple[float, float]] = [(0.0, BASE_MEMORY[name])]  # second, MB
         self.instances: dict[str, float] = {}  # instance id -> MB resident
         self.claimed = 0
@@ -72,7 +73,7 @@ class Instance:
 class Trace:
     """The spans of one Rally iteration."""
 
-    __slots__ = ("base_id", "spans")
+    __slots__ = ("base_id", "spans", "__weakref__")
 
     def __init__(self, base_id: str):
         self.base_id = base_id

@@ -8,12 +8,13 @@ import csv
 import datetime
 import json
 import random
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from data_prep.simulate.faults import Fault
 from data_prep.simulate.host_metrics import host_rows
 from data_prep.simulate.state import LogLine, Trace
-from data_prep.simulate.workloads import WORKLOADS, Iteration, Workload
+from data_prep.simulate.workloads import Iteration, Workload
 
 LOG_COLUMNS = (
     "_id,_index,_score,_type,Hostname,user_id,project_domain,Timestamp,@timestamp,log_level,Pid,Payload,tenant_id,"
@@ -21,6 +22,8 @@ LOG_COLUMNS = (
     "chunk,next_retry_seconds,error,retry_time,message,chunk_id,worker"
 ).split(",")
 METRIC_COLUMNS = ("now", "cpu.user", "mem.used", "load.cpucore", "load.min1", "load.min5", "load.min15")
+_ROWS = 10_000  # metric rows that are formatted at a time
+_HERE = "<iterations>"
 LOCAL = datetime.timedelta(hours=1)
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
@@ -42,17 +45,20 @@ class Clock:
         return round(self.epoch + seconds, 6)
 
 
-def write_logs(path: Path, lines: list[LogLine], clock: Clock, seconds: float, seed: int) -> int:
-    """The aggregated log file; rows roughly in time order, as a search index hands them out."""
-    rng = random.Random(f"{seed}/log rows")
-    lines = [line for line in lines if 0.0 <= line.time < seconds]
-    order = sorted(range(len(lines)), key=lambda row: lines[row].time + rng.uniform(0.0, 0.5))
+def log_order(rng: random.Random, seconds: float):
+    """Log line -> its place in the log file: roughly in time order, as a search index hands them out."""
+    return lambda line: line.time + rng.uniform(0.0, 0.5) if 0.0 <= line.time < seconds else None
+
+
+def write_logs(path: Path, lines: Iterable[LogLine], clock: Clock, rng: random.Random) -> int:
+    """The aggregated log file, its rows in the order of `lines`; `rng` draws their ids."""
+    rows = 0
     path.parent.mkdir(parents=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(LOG_COLUMNS)
-        for row in order:
-            line = lines[row]
+        for line in lines:
+            rows += 1
             local = clock.local(line.time)
             milliseconds = f"{local:%Y-%m-%d %H:%M:%S}.{local.microsecond // 1000:03d}"
             extra = line.extra or {}
@@ -80,7 +86,7 @@ def write_logs(path: Path, lines: list[LogLine], clock: Clock, seconds: float, s
                 "domain_id": "-" if asked else "",
             } | extra
             writer.writerow([cells.get(column, "") for column in LOG_COLUMNS])
-    return len(lines)
+    return rows
 
 
 def write_metrics(directory: Path, engine, clock: Clock, seed: int) -> int:
@@ -91,10 +97,11 @@ def write_metrics(directory: Path, engine, clock: Clock, seed: int) -> int:
         times, cpu, memory, loads = host_rows(host, engine.seconds, seed)
         with (directory / f"{host.name}_metrics_concurrent.csv").open("w", encoding="utf-8") as file:
             file.write(",".join(METRIC_COLUMNS) + "\n")
-            columns = (times.tolist(), cpu.tolist(), memory.tolist(), loads.tolist())
-            for time, user, used, load in zip(*columns, strict=True):
-                now = f"{clock.local(int(time)):%Y-%m-%d %H:%M:%S} CEST"
-                file.write(f"{now},{user},{used},8,{load[0]},{load[1]},{load[2]}\n")
+            for at in range(0, len(times), _ROWS):
+                columns = (values[at : at + _ROWS].tolist() for values in (times, cpu, memory, loads))
+                for time, user, used, load in zip(*columns, strict=True):
+                    now = f"{clock.local(int(time)):%Y-%m-%d %H:%M:%S} CEST"
+                    file.write(f"{now},{user},{used},8,{load[0]},{load[1]},{load[2]}\n")
         rows += len(times)
     return rows
 
@@ -138,38 +145,31 @@ def trace_report(trace: Trace, clock: Clock) -> dict:
             "children": top}
 
 
-def write_traces(directory: Path, engine, rally, clock: Clock) -> tuple[int, int]:
-    """One file for each finished iteration that left a span; returns (files, spans)."""
-    files = spans = 0
-    for name, workload in WORKLOADS.items():
-        folder = directory / workload.directory
-        folder.mkdir(parents=True)
-        for iteration in rally.finished[name]:
-            trace = engine.traces[iteration.trace_id]
-            if trace.spans:
-                text = json.dumps(trace_report(trace, clock), separators=(",", ":"))
-                (folder / f"{trace.base_id}.json").write_text(text, encoding="utf-8")
-                files, spans = files + 1, spans + len(trace.spans)
-    return files, spans
+def write_trace(folder: Path, trace: Trace, clock: Clock) -> None:
+    """One file, named after the trace."""
+    text = json.dumps(trace_report(trace, clock), separators=(",", ":"))
+    (folder / f"{trace.base_id}.json").write_text(text, encoding="utf-8")
 
 
-def write_report(path: Path, workload: Workload, iterations: list[Iteration], faults: list[Fault], clock: Clock,
+def write_report(path: Path, workload: Workload, iterations: Sequence[Iteration], faults: list[Fault], clock: Clock,
                  concurrency: int, ids) -> None:
-    """A Rally report: iterations, and the injections as results of hooks."""
-    iterations = sorted(iterations, key=lambda row: row.number)
+    """A Rally report: iterations in the order of their numbers, and the injections as results of hooks."""
     task, uuid = ids(), ids()
-    data = [iteration_row(row, workload, clock, task, uuid) for row in iterations]
-    durations = [row["duration"] for row in data]
-    failed = sum(bool(row["error"]) for row in data)
+    failed, shortest, longest, first = 0, None, None, None
+    for row in iterations:
+        found = iteration_row(row, workload, clock, task, uuid)
+        failed += bool(found["error"])
+        shortest = min(shortest, found["duration"]) if first else found["duration"]
+        longest = max(longest, found["duration"]) if first else found["duration"]
+        first = first or found["timestamp"]
     body = {
         "uuid": uuid, "description": workload.scenario, "position": 0,
-        "runner": {"constant": {"concurrency": concurrency, "times": len(data)}},
+        "runner": {"constant": {"concurrency": concurrency, "times": len(iterations)}},
         "scenario": {workload.scenario: {}},
-        "min_duration": min(durations, default=None), "max_duration": max(durations, default=None),
-        "start_time": data[0]["timestamp"] if data else None,
-        "failed_iteration_count": failed, "total_iteration_count": len(data),
+        "min_duration": shortest, "max_duration": longest, "start_time": first,
+        "failed_iteration_count": failed, "total_iteration_count": len(iterations),
         "hooks": [hook for hook in hooks(workload, faults, clock)],
-        "data": data, "pass_sla": True, "sla": {"failure_rate": {"max": 100}},
+        "data": [_HERE] if len(iterations) else [], "pass_sla": True, "sla": {"failure_rate": {"max": 100}},
     }
     report = {
         "info": {"rally_version": "1.6.0", "generated_at": f"{clock.utc(0.0):%Y-%m-%dT%H:%M:%S}",
@@ -180,7 +180,14 @@ def write_report(path: Path, workload: Workload, iterations: list[Iteration], fa
                                  "workloads": [body]}]}],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1), encoding="utf-8")
+    before, _, after = json.dumps(report, indent=1).partition(json.dumps(_HERE))
+    indent = "\n" + " " * (len(before) - before.rfind("\n") - 1)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(before)
+        for i, row in enumerate(iterations if after else ()):
+            text = json.dumps(iteration_row(row, workload, clock, task, uuid), indent=1).replace("\n", indent)
+            file.write(f",{indent}{text}" if i else text)
+        file.write(after)
 
 
 def iteration_row(row: Iteration, workload: Workload, clock: Clock, task: str, uuid: str) -> dict:

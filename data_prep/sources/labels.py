@@ -38,7 +38,7 @@ def add_gaps(found: tables.Tables, segments: list[tuple[int, int]], file: str) -
 
     Raises InputError if no segment overlaps the telemetry: then nothing would be left.
     """
-    extent = tables.observed_extent(found)
+    extent = found.extent()
     if extent is None:
         return
     first, last = extent

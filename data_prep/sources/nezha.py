@@ -7,7 +7,6 @@ files named by `faults_path` and `segments_path` are the place for these).
 """
 
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from pathlib import Path
 
 import polars as pl
@@ -16,6 +15,7 @@ from ml_collections import ConfigDict
 from data_prep import csv_rows, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels
+from data_prep.sources.part import Part
 
 _FILES_A_TASK = 32  # small enough to share out evenly, large enough that sending the rows back costs little
 # `16:42:22.382 INFO  t.s.TravelServiceImpl#532 TraceID: .. SpanID: .. message`: the clock is local time (UTC+8).
@@ -24,23 +24,27 @@ _CLIENT, _PRODUCER = r"^HTTP [A-Z]+$", r" send$"
 _TABLES = {"trace": "spans", "log": "logs", "metric": "metrics"}
 
 
-def read(config_data: ConfigDict, executor: Executor | None = None) -> tables.Tables:
+def parts(config_data: ConfigDict) -> list[Part]:
     """Spans, logs and metrics of all days found. Raises InputError if there is no such file under raw_dir."""
     days = sorted(_days(Path(config_data.raw_dir)))
-    run = executor.map if executor else map
-    found = tables.Tables()
+    found = []
     for folder, name in _TABLES.items():
         files = [str(path) for day in days for path in sorted((day / folder).glob("*.csv"))]
-        tasks = [files[at : at + _FILES_A_TASK] for at in range(0, len(files), _FILES_A_TASK)]
-        policy = [config_data.on_bad_rows] * len(tasks)
-        found.add(name, run(_read_files, [folder] * len(tasks), tasks, policy))
-    if not found.frames:
+        tasks = [
+            (folder, files[at : at + _FILES_A_TASK], config_data.on_bad_rows)
+            for at in range(0, len(files), _FILES_A_TASK)
+        ]
+        found.append(Part(name, _read_files, tasks, in_workers=True, whole=_with_kinds if name == "spans" else None))
+    if not any(part.tasks for part in found):
         raise InputError(
             f"{config_data.raw_dir} holds no <day>/trace, <day>/log or <day>/metric CSV files; "
             "point config.data.raw_dir at the directory that holds rca_data and construct_data"
         )
-    if "spans" in found.frames:
-        found.frames["spans"] = _with_kinds(found.frames["spans"])
+    return found
+
+
+def finish(found: tables.Tables, config_data: ConfigDict) -> None:
+    """Warns of what the archive lacks."""
     if not labels.find(config_data, "segments_path"):
         found.warnings.append(
             "traces and logs cover single minutes, but config.data.segments_path is empty: "
@@ -48,7 +52,6 @@ def read(config_data: ConfigDict, executor: Executor | None = None) -> tables.Ta
         )
     if not labels.find(config_data, "faults_path"):
         found.warnings.append("the archive has no usable labels and config.data.faults_path is empty")
-    return found
 
 
 def _days(raw_dir: Path) -> Iterator[Path]:

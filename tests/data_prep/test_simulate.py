@@ -3,6 +3,7 @@
 import csv
 import filecmp
 import json
+import random
 import statistics
 from collections import Counter
 from pathlib import Path
@@ -14,9 +15,12 @@ from data_prep.simulate import KINDS, simulate
 from data_prep.simulate.cluster import HOSTS, PROGRAMS
 from data_prep.simulate.faults import QUIET, TARGETS, Fault, schedule
 from data_prep.simulate.flows import Server, release
+from data_prep.simulate.run import START as START_OF_RUN
 from data_prep.simulate.run import run
-from data_prep.simulate.state import Host
-from data_prep.simulate.writers import LOG_COLUMNS, METRIC_COLUMNS
+from data_prep.simulate.spool import Iterations, LogLines
+from data_prep.simulate.state import Host, LogLine
+from data_prep.simulate.workloads import WORKLOADS, Iteration
+from data_prep.simulate.writers import LOG_COLUMNS, METRIC_COLUMNS, Clock, trace_report
 
 HOURS, SEED, PER_HOUR = 0.7, 3, 9.0
 
@@ -286,3 +290,49 @@ def test_a_claim_is_dropped_once():
     release(server, host)
     release(server, host)  # its build fails after it was deleted
     assert host.claimed == 0 and not server.claimed
+
+
+# What is written as it happens.
+
+
+def test_what_is_written_is_what_happened(tmp_path):
+    seconds = 540
+    simulate(tmp_path / "raw", seconds / 3600, 3, faults_per_hour=8.0)
+    engine, rally, _ = run(seconds, 3, schedule(seconds, 3, KINDS, 8.0))
+    clock, written = Clock(START_OF_RUN), {path.stem: path for path in (tmp_path / "raw/traces").rglob("*.json")}
+    for name, kind in WORKLOADS.items():
+        rows = workload(tmp_path / "raw", name)["data"]
+        finished = sorted(rally.finished[name], key=lambda row: row.number)
+        assert [row["output"]["complete"][0]["data"]["trace_id"] for row in rows] == [row.trace_id for row in finished]
+        for row in finished:
+            trace = engine.traces[row.trace_id]
+            if trace.spans:
+                path = written.pop(row.trace_id)
+                assert path.parent.name == kind.directory
+                assert json.loads(path.read_text()) == json.loads(json.dumps(trace_report(trace, clock)))
+    assert written == {}
+    with (tmp_path / "raw/logs/logs_aggregated_concurrent.csv").open(newline="") as file:
+        payloads = [row["Payload"] for row in csv.DictReader(file)]
+    assert sorted(payloads) == sorted(line.payload for line in engine.logs if 0 <= line.time < seconds)
+
+
+def test_log_lines_come_back_in_the_order_of_their_keys(tmp_path):
+    draw = random.Random(0)
+    lines = [LogLine(draw.uniform(-9, 3000), "host", "program", "", "", str(i), "") for i in range(5000)]
+    spooled = LogLines(tmp_path / "lines", lambda line: line.time // 50 if line.time >= 0 else None)
+    for line in lines:
+        spooled.append(line)
+    expected = sorted((line for line in lines if line.time >= 0), key=lambda line: line.time // 50)
+    assert list(spooled) == expected and len(spooled) == len(expected)
+
+
+def test_iterations_come_back_by_number_and_the_last_ones_backwards(tmp_path):
+    found = []
+    iterations = Iterations(tmp_path / "rows", found.append)
+    assert list(iterations) == [] and len(iterations) == 0
+    for number in (2, 1, 3, 6, 5):  # 4 did not finish
+        iterations.append(Iteration(number, str(number), 0.0, 100.0 * len(found)))
+    assert [row.number for row in iterations] == [1, 2, 3, 5, 6]
+    assert [row.number for row in reversed(iterations)] == [5, 6, 3, 1, 2] == [row.number for row in reversed(found)]
+    iterations.append(Iteration(7, "7", 0.0, 9000.0))
+    assert [row.number for row in reversed(iterations)] == [7]

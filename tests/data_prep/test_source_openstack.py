@@ -113,7 +113,9 @@ def test_log_rows_are_named_by_program_and_host_and_those_without_text_set_aside
     assert found.frames["topology"].rows() == [("nova-compute@wally117", "wally117", "runs_on")]
 
 
-def test_samples_of_one_second_are_averaged(tmp_path):
+@pytest.mark.parametrize("block", [openstack._METRIC_BLOCK, 130], ids=["whole", "blocks"])  # a border in a second
+def test_samples_of_one_second_are_averaged(tmp_path, block, monkeypatch):
+    monkeypatch.setattr(openstack, "_METRIC_BLOCK", block)
     samples = "2019-11-25 13:00:00 CEST,10,100,8,1,1,1\n2019-11-25 13:00:00 CEST,20,300,8,1,1,2\n"
     last = "2019-11-25 13:00:02 CEST,30,,8,1,1,1\n2019-11-25 12:00:03 UTC,1,1,8,1,1,1\n2019-11-25 13:0"
     text_file(tmp_path / "metrics/wally117_metrics_concurrent.csv", METRIC_HEADER + samples + last)

@@ -1,8 +1,10 @@
 import gzip
+import random
 from types import SimpleNamespace
 
 import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from data_prep import csv_rows, tables
 from data_prep.errors import InputError
@@ -230,3 +232,21 @@ def test_newlines_in_values_and_files_without_header(tmp_path):
     (tmp_path / "cut.csv.gz").write_bytes(gzip.compress(text.encode())[:-10])
     with pytest.raises(InputError, match=r"cut\.csv\.gz cannot be read"):
         csv_rows.read(tmp_path / "cut.csv.gz")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_blocks_of_a_csv_file_are_the_file(seed, tmp_path):
+    """Quoted line ends at the border of blocks, and torn rows whose quotes seem to open the rest of the file."""
+    draw, path, lines = random.Random(seed), tmp_path / "some.csv", ["number,text,value"]
+    for number in range(3000):
+        text = draw.choice(["plain", '"a, b"', '"two\nlines"', '"say ""hi"""', "é" * 20])
+        lines.append(f"{number},{text},{draw.random()}")
+        if seed % 2 and draw.random() < 0.003:
+            lines[-1] = draw.choice([f"{number},torn", f'{number},"open,3', f"{number},a,b,c", f'{number},st"ray,4'])
+    path.write_text("\n".join(lines), encoding="utf-8")
+    rows, torn = csv_rows.read(path, multiline=True)
+    assert bool(torn) == seed % 2 and rows.height + len(torn) >= 2900
+    for size in (40_000, 64_001):
+        parts = list(csv_rows.blocks(path, multiline=True, size=size))
+        assert len(parts) > 1 and [row for _, some in parts for row in some] == torn
+        assert_frame_equal(pl.concat([some for some, _ in parts]), rows)

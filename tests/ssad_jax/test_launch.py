@@ -27,6 +27,10 @@ def test_scripts_parse_and_are_strict(script):
     ("local.sh", ["--", "python", "-m", "ssad_jax.main", "--config=c.py"], ["SSAD_PROCESS_ID=1", "--config=c.py"]),
     ("slurm.sbatch", ["--config.seed=1"], ["srun", "ssad_jax.main", "--config.seed=1", "SSAD_DISTRIBUTED=auto"]),
     ("gke.sh", [], ["kubectl apply", "--dry-run=client", "kind: JobSet"]),
+    ("prepare_dask_k8s.sh", [], ["kubectl apply", "--dry-run=client", "kind: DaskJob"]),
+    ("prepare_array.sbatch", ["--config.data.raw_dir=my raw"], [
+        "--array=1-8", "--dependency=afterok:", "data_prep.main", "--shard=1/8", "--shard=merge", r"raw_dir=my\ raw",
+    ]),
     ("tpu_vm.sh", ["--config.seed=1"], ["git archive", "gcloud compute tpus tpu-vm ssh", "config.seed=1"]),
 ])  # fmt: skip
 def test_dry_runs_print_what_would_run(script, arguments, words):
@@ -34,6 +38,36 @@ def test_dry_runs_print_what_would_run(script, arguments, words):
     assert done.returncode == 0, done.stderr
     for word in words:
         assert word in done.stdout
+
+
+def test_a_job_of_the_array_reads_its_part():
+    def dry_run(**variables):
+        done = shell("bash", "launch/prepare_array.sbatch", DRY_RUN="1", CONFIG="c.py", **variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    for found in (dry_run(SLURM_ARRAY_TASK_ID="3", SHARDS="5"), dry_run(SHARD="3/5")):
+        assert "--config=c.py --shard=3/5" in found and "sbatch" not in found
+    assert "--shard=merge" in dry_run(SHARD="merge")
+
+
+def test_dask_on_slurm_prints_its_workers_and_the_command():
+    done = shell(sys.executable, "launch/prepare_dask_slurm.py", "--config=c.py", DRY_RUN="1", JOBS="3")
+    assert done.returncode == 0, done.stderr
+    for word in ("SLURMCluster(", "scale(jobs=3)", "data_prep.main --config=c.py", "executor=dask", "dask_scheduler=tcp://"):
+        assert word in done.stdout
+
+
+def test_dask_job_names_its_own_scheduler():
+    job = yaml.safe_load((ROOT / "launch" / "prepare_dask_k8s.yaml").read_text())
+    name, cluster = job["metadata"]["name"], job["spec"]["cluster"]["spec"]
+    [container] = job["spec"]["job"]["spec"]["containers"]
+    [port] = cluster["scheduler"]["service"]["ports"]
+    assert f"--config.data.dask_scheduler=tcp://{name}-scheduler:{port['port']}" in container["command"]
+    assert cluster["scheduler"]["service"]["selector"]["dask.org/cluster-name"] == name
+    pods = [job["spec"]["job"]["spec"], cluster["worker"]["spec"]]
+    assert pods[0]["volumes"] == pods[1]["volumes"]  # workers read and write where the command does
+    assert pods[0]["containers"][0]["volumeMounts"] == pods[1]["containers"][0]["volumeMounts"]
 
 
 def test_jobset_is_valid_and_counts_agree():

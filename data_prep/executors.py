@@ -8,7 +8,6 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import sys
 import uuid
 import warnings
 from collections import deque
@@ -124,4 +123,3 @@ def _dask(num_workers: int, scheduler: str):
         pool = stack.enter_context(client.get_executor(pure=False, retries=TASK_RETRIES))
         pool.window = 2 * max(num_workers if not scheduler else 0, len(client.scheduler_info()["workers"]), 4)
         yield pool
-    sys.stdout.flush()

@@ -17,8 +17,9 @@ class Part:
     Attributes:
         table: the table's name.
         function: gives the checked rows of a task and their account (`tables.check`). A generator gives several of
-            them, so that a large file need not be in memory; any other function must be picklable, and runs in workers.
+            them, so that a large file need not be in memory; such a part is read by the process that asks for it.
         tasks: arguments of each call.
+        in_workers: the function gives one pair, can be pickled, and is called through the executor.
         whole: what can only be told from all rows of a trace (of `spans`): frame -> frame of the same rows.
     """
 

@@ -1,0 +1,114 @@
+"""What each choice of how to compute is worth on this device: training and scoring with it and without, by turns.
+
+    python -m benchmarks.choices --nodes=64,128,512
+
+A ratio above 1 means that the named form is faster than the default one. Markdown on stdout.
+"""
+
+import contextlib
+import sys
+from unittest import mock
+
+import jax
+import numpy as np
+import optax
+from absl import app, flags
+
+from ssad_jax import backends, train
+from ssad_jax.benchmarking import synthetic
+from ssad_jax.benchmarking.programs import Scoring, Training
+from ssad_jax.config import default_config
+from ssad_jax.layers import temporal
+from ssad_jax.methods import knowledge_ssl
+
+NODES = flags.DEFINE_list("nodes", ["64", "128", "512"], "Sizes.")
+HIDDEN = flags.DEFINE_integer("hidden", 256, "Hidden units.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns.")
+STEPS = flags.DEFINE_integer("steps", 2, "Steps of 32 x 8 windows in a turn.")
+ONLY = flags.DEFINE_list("only", None, "Names of the forms to measure; default all.")
+
+
+def with_choices(**changed):
+    chosen = backends.choices()._replace(**changed)
+    return mock.patch.object(knowledge_ssl, "choices", lambda: chosen)
+
+
+def flat_optimizer(config):
+    return optax.flatten(MAKE_OPTIMIZER(config))
+
+
+MAKE_OPTIMIZER = train.make_optimizer
+DEFAULT = backends.choices()
+TRAINING = {
+    "default": ({}, contextlib.nullcontext),
+    "dense propagation": ({"model.propagation": "dense"}, contextlib.nullcontext),
+    "segment propagation": ({"model.propagation": "segment"}, contextlib.nullcontext),
+    "views together" if not DEFAULT.views_together else "views one after another": (
+        {}, lambda: with_choices(views_together=not DEFAULT.views_together)),
+    "reconstruction head on all nodes": ({}, lambda: mock.patch.object(knowledge_ssl, "slots", lambda *_: None)),
+    "optimiser on one flat array": ({}, lambda: mock.patch.object(train, "make_optimizer", flat_optimizer)),
+    "GRU not unrolled": ({}, lambda: mock.patch.object(temporal, "UNROLL", 1)),
+    "without dropout": ({"model.dropout": 0.0}, contextlib.nullcontext),
+    "bfloat16": ({"model.precision": "bfloat16"}, contextlib.nullcontext),
+}  # fmt: skip
+SCORING = {
+    "default": ({}, contextlib.nullcontext),
+    "all passes at once": ({}, lambda: with_choices(rows_together=1 << 30)),
+    "passes one after another": ({}, lambda: with_choices(rows_together=0)),
+    "bfloat16": ({"model.precision": "bfloat16"}, contextlib.nullcontext),
+}
+
+
+def build(what: str, num_nodes: int, data, changes: dict, patched):
+    """A function that runs one turn and returns its seconds; compiled under the patch."""
+    config = default_config("choices")
+    config.model.hidden_dim = HIDDEN.value
+    for key, value in changes.items():
+        section, name = key.split(".")
+        config[section][name] = value
+    with patched():
+        training = Training(config, data)
+        if what == "train":
+            call = training.epoch
+        else:
+            call = Scoring(config, data, training.method, training.params()).run
+        call()
+        call()
+    return call
+
+
+def measure(what: str, forms: dict, num_nodes: int, data) -> dict[str, list[float]]:
+    calls = {}
+    for name, (changes, patched) in forms.items():
+        if ONLY.value and name not in ("default", *ONLY.value):
+            continue
+        print(f"{what}, N = {num_nodes}: {name}", file=sys.stderr, flush=True)
+        calls[name] = build(what, num_nodes, data, changes, patched)
+    times = {name: [] for name in calls}
+    for _ in range(ROUNDS.value):
+        for name, call in calls.items():
+            times[name].append(call())
+    return times
+
+
+def main(_) -> None:
+    train.enable_compilation_cache(default_config("choices"))
+    for what, forms in (("train", TRAINING), ("score", SCORING)):
+        print(f"\n| {what}: form | " + " | ".join(f"N = {n}" for n in NODES.value) + " |")
+        print("|---|" + "---|" * len(NODES.value))
+        columns = {}
+        for number in map(int, NODES.value):
+            data = synthetic.make_prepared(number, 4 * number, 8, 32 * STEPS.value, test_windows=64)
+            columns[number] = measure(what, forms, number, data)
+            jax.clear_caches()
+        for name in next(iter(columns.values())):
+            cells = []
+            for found in columns.values():
+                ratios = np.divide(found["default"], found[name])  # of neighbours in time
+                low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
+                cells.append(f"{middle:.2f} ({low:.2f} to {high:.2f})")
+            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    app.run(main)

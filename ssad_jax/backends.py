@@ -14,10 +14,10 @@ class Choices(NamedTuple):
     dense_below: float  # propagation: dense where N^2 / E is below this, else by segments
     views_together: bool  # both views of a training batch encoded as one batch
     networks_together: bool  # networks advance together (vmap) instead of one after another
-    rows_together: int  # scoring: rows of nodes that one pass should have before passes are taken one after another
+    rows_together: int  # scoring: rows of nodes (windows x nodes x passes) computed at once, as many as fit caches
 
 
-CPU = Choices(dense_below=50.0, views_together=False, networks_together=False, rows_together=2048)
+CPU = Choices(dense_below=50.0, views_together=False, networks_together=False, rows_together=1024)
 ACCELERATOR = Choices(dense_below=250.0, views_together=True, networks_together=True, rows_together=1 << 22)
 
 

@@ -20,6 +20,7 @@ class System:
         self.identity, self.node_mask = take("identity"), take("node_mask")
         self.kind, self.unit, self.group = (take(n, torch.int64) for n in ("kind", "unit", "group"))
         self.signal_mask = take("signal_mask")
+        self.num_units = int(self.unit.max()) + 1
         kinds = arrays["system/kind"]
         cuts = [0, *(i for i in range(1, len(kinds)) if kinds[i] != kinds[i - 1]), len(kinds)]
         self.slices = [(int(kinds[a]), a, b) for a, b in zip(cuts, cuts[1:], strict=False)]
@@ -60,12 +61,19 @@ class Edges:
         offset = num_nodes * torch.arange(graphs, device=senders.device)[:, None]
         index = torch.stack([(senders + offset).reshape(-1), (receivers + offset).reshape(-1)])
         weight = weight.reshape(-1)
-        if style != "padded":  # a user keeps no padding, and lets shapes vary
-            kept = weight > 0
-            index, weight = index[:, kept], weight[kept]
         self.index, self.weight, self.total = index, weight, graphs * num_nodes
+        if style == "padded":  # shapes that do not vary, for a compiler: padding edges stay, with weight 0
+            loops = torch.arange(self.total, device=weight.device)
+            self.index = torch.cat([index, loops.expand(2, -1)], 1)
+            weight = torch.cat([weight, node_mask.float().repeat(graphs)])
+            degree = torch.zeros(self.total, device=weight.device).scatter_add_(0, self.index[1], weight)
+            scale = degree.clamp(min=1).rsqrt()
+            self.weight = scale[self.index[0]] * weight * scale[self.index[1]]
+            return
+        kept = weight > 0  # a user keeps no padding, and lets shapes vary
+        self.index, self.weight = index[:, kept], weight[kept]
         if style in ("shared_norm", "csr"):
-            self.index, self.weight = gcn_norm(index, weight, self.total, add_self_loops=True)
+            self.index, self.weight = gcn_norm(self.index, self.weight, self.total, add_self_loops=True)
         if style == "csr":
             order = torch.argsort(self.index[1])
             rows, columns = self.index[1][order], self.index[0][order]
@@ -87,7 +95,7 @@ class Propagate(GCNConv):
         if edges.style == "csr":
             out = torch.sparse.mm(edges.matrix, self.lin(x).float()) + self.bias
         else:
-            self.normalize = edges.style != "shared_norm"
+            self.normalize = edges.style == "filtered"
             out = super().forward(x, edges.index, edges.weight)
         return out.view(*shape[:-1], -1)
 

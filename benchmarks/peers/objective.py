@@ -30,7 +30,7 @@ class Windows:
 
 def random_mask(system, graphs, ratio):
     """[G, n]: each unit of nodes with probability `ratio`."""
-    drawn = torch.rand(graphs, int(system.unit.max()) + 1, device=system.unit.device) < ratio
+    drawn = torch.rand(graphs, system.num_units, device=system.unit.device) < ratio
     return drawn[:, system.unit.clamp(min=0)] & system.node_mask
 
 

@@ -324,7 +324,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         temporal = jnp.where(both, 1 - cosine(u, earlier), jnp.nan)
         prior = jnp.where(mask, alignment_error(u, recalled.prototype), 0)
         terms = ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
-        return terms, Carry(clean[:, -1], u[:, -1])
+        return terms, Carry(clean[:, -1], jnp.where(mask[:, -1, None], u[:, -1], jnp.nan))
 
     def score(params, batch: Batch, keys=None) -> ScoreTerms:
         """Score B runs of L consecutive windows each, from state zero. Deterministic; `keys` is not used.
@@ -332,11 +332,35 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         Over ceil(1 / mask_ratio) passes every real node is masked exactly once (by its unit's hash).
         """
         del keys
-        runs = jax.tree.map(lambda x: x[:, None], batch)
-        rows = batch.window_mask.size * len(layout.order)
-        at_once = len(batch.index) if rows <= choices().rows_together else None
-        terms = jax.lax.map(lambda run: score_run(params, run, begin())[0], runs, batch_size=at_once)
-        return jax.tree.map(lambda x: x[:, 0], terms)
+        count, length = batch.window_mask.shape
+        fit = choices().rows_together // len(layout.order)  # windows at once
+        piece = min(max(fit, 1), length)
+        pieces = -(-length // piece)
+
+        def cut(x):
+            """[B, L, ...] -> [B, pieces, 1, piece, ...]"""
+            x = jnp.pad(x, [(0, 0), (0, pieces * piece - length), *[(0, 0)] * (x.ndim - 2)])
+            return x.reshape(count, pieces, 1, piece, *x.shape[2:])
+
+        index = jnp.broadcast_to(batch.index[:, None, None], (count, pieces, 1))
+        runs = batch._replace(index=index, **{
+            name: jax.tree.map(cut, getattr(batch, name)) for name in ("graphs", "window_mask", "start_tick")
+        })  # fmt: skip
+
+        def score_piece(carry: Carry, part: Batch):
+            def absent():  # shorter runs end with windows that do not exist
+                terms, _ = jax.eval_shape(score_run, params, part, carry)
+                empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), terms)
+                return empty._replace(temporal=jnp.full_like(empty.temporal, jnp.nan)), carry
+
+            terms, carry = jax.lax.cond(part.window_mask.any(), lambda: score_run(params, part, carry), absent)
+            return carry, terms
+
+        def score_pieces(run: Batch):
+            return jax.lax.scan(score_piece, jax.tree.map(jnp.asarray, begin()), run)[1]
+
+        terms = jax.lax.map(score_pieces, runs, batch_size=count if count * length <= fit else None)
+        return jax.tree.map(lambda x: x[:, :, 0].reshape(count, pieces * piece, *x.shape[4:])[:, :length], terms)
 
     def pair_distances(params, batch: Batch, keys):
         """Cosine distances between embeddings of the two views, without dropout (the paper's Figure 2).

@@ -18,7 +18,6 @@ from ssad_jax import backends, train
 from ssad_jax.benchmarking import synthetic
 from ssad_jax.benchmarking.programs import Scoring, Training
 from ssad_jax.config import default_config
-from ssad_jax.layers import temporal
 from ssad_jax.methods import knowledge_ssl
 
 NODES = flags.DEFINE_list("nodes", ["64", "128", "512"], "Sizes.")
@@ -26,11 +25,6 @@ HIDDEN = flags.DEFINE_integer("hidden", 256, "Hidden units.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Turns.")
 STEPS = flags.DEFINE_integer("steps", 2, "Steps of 32 x 8 windows in a turn.")
 ONLY = flags.DEFINE_list("only", None, "Names of the forms to measure; default all.")
-
-
-def with_choices(**changed):
-    chosen = backends.choices()._replace(**changed)
-    return mock.patch.object(knowledge_ssl, "choices", lambda: chosen)
 
 
 def flat_optimizer(config):
@@ -44,22 +38,23 @@ TRAINING = {
     "dense propagation": ({"model.propagation": "dense"}, contextlib.nullcontext),
     "segment propagation": ({"model.propagation": "segment"}, contextlib.nullcontext),
     "views together" if not DEFAULT.views_together else "views one after another": (
-        {}, lambda: with_choices(views_together=not DEFAULT.views_together)),
+        {}, lambda: backends.instead(views_together=not DEFAULT.views_together)),
     "reconstruction head on all nodes": ({}, lambda: mock.patch.object(knowledge_ssl, "slots", lambda *_: None)),
     "optimiser on one flat array": ({}, lambda: mock.patch.object(train, "make_optimizer", flat_optimizer)),
-    "GRU not unrolled": ({}, lambda: mock.patch.object(temporal, "UNROLL", 1)),
+    "GRU not unrolled": ({}, lambda: backends.instead(gru_unroll=1)),
+    "all sequences encoded at once": ({}, lambda: backends.instead(rows_trained=1 << 30)),
     "without dropout": ({"model.dropout": 0.0}, contextlib.nullcontext),
     "bfloat16": ({"model.precision": "bfloat16"}, contextlib.nullcontext),
 }  # fmt: skip
 SCORING = {
     "default": ({}, contextlib.nullcontext),
-    "all passes at once": ({}, lambda: with_choices(rows_together=1 << 30)),
-    "passes one after another": ({}, lambda: with_choices(rows_together=0)),
+    "all passes at once": ({}, lambda: backends.instead(rows_scored=1 << 24)),
+    "one window at a time": ({}, lambda: backends.instead(rows_scored=0)),
     "bfloat16": ({"model.precision": "bfloat16"}, contextlib.nullcontext),
 }
 
 
-def build(what: str, num_nodes: int, data, changes: dict, patched):
+def build(what: str, data, changes: dict, patched):
     """A function that runs one turn and returns its seconds; compiled under the patch."""
     config = default_config("choices")
     config.model.hidden_dim = HIDDEN.value
@@ -83,7 +78,7 @@ def measure(what: str, forms: dict, num_nodes: int, data) -> dict[str, list[floa
         if ONLY.value and name not in ("default", *ONLY.value):
             continue
         print(f"{what}, N = {num_nodes}: {name}", file=sys.stderr, flush=True)
-        calls[name] = build(what, num_nodes, data, changes, patched)
+        calls[name] = build(what, data, changes, patched)
     times = {name: [] for name in calls}
     for _ in range(ROUNDS.value):
         for name, call in calls.items():

@@ -3,24 +3,45 @@
 Each form of a choice gives the same results up to rounding (tests); docs/performance.md says what was measured.
 """
 
+import contextlib
 from typing import NamedTuple
 
 import jax
 
 
 class Choices(NamedTuple):
-    """How to compute on one kind of device."""
+    """How to compute on one kind of device. A row is a node of a window; rows count windows x nodes."""
 
     dense_below: float  # propagation: dense where N^2 / E is below this, else by segments
     views_together: bool  # both views of a training batch encoded as one batch
     networks_together: bool  # networks advance together (vmap) instead of one after another
-    rows_together: int  # scoring: rows of nodes (windows x nodes x passes) computed at once, as many as fit caches
+    rows_trained: int  # encoded at once in training: what is passed from one operation to the next stays in caches
+    rows_scored: int  # the same in scoring, passes counted
+    gru_unroll: int  # steps
 
 
-CPU = Choices(dense_below=50.0, views_together=False, networks_together=False, rows_together=1024)
-ACCELERATOR = Choices(dense_below=250.0, views_together=True, networks_together=True, rows_together=1 << 22)
+CPU = Choices(
+    dense_below=50.0, views_together=False, networks_together=False, rows_trained=4096, rows_scored=1024, gru_unroll=8
+)
+ACCELERATOR = Choices(
+    dense_below=250.0, views_together=True, networks_together=True, rows_trained=1 << 30, rows_scored=1 << 20,
+    gru_unroll=8,
+)  # fmt: skip
+_instead: list[Choices] = []
 
 
 def choices(backend: str | None = None) -> Choices:
     """The choices for 'cpu', 'gpu' or 'tpu'; by default for the devices that this process uses."""
+    if _instead and backend is None:
+        return _instead[-1]
     return CPU if (backend or jax.default_backend()) == "cpu" else ACCELERATOR
+
+
+@contextlib.contextmanager
+def instead(**changed):
+    """Trace programs with other choices than the device's, for a while: to measure them, and to test."""
+    _instead.append(choices()._replace(**changed))
+    try:
+        yield
+    finally:
+        _instead.pop()

@@ -13,6 +13,7 @@ import sys
 from absl import flags
 
 from data_prep import command
+from data_prep import settings as data_settings
 from data_prep.errors import InputError
 from ssad_jax import settings
 
@@ -35,13 +36,17 @@ def main() -> None:
                         (PUSHES, 2)):  # fmt: skip
         if flag.value < least:
             raise InputError(f"--{flag.name}={flag.value} cannot be used; give {least} or more")
-    if SEQUENCE_LENGTH.value and not NODES.value:
-        raise InputError("--sequence_length needs --nodes: a prepared dataset has its own sequences")
+    for flag in (SEQUENCE_LENGTH, EDGES, STEPS, PEERS):
+        if flag.value and not NODES.value:
+            raise InputError(f"--{flag.name} needs --nodes, the size of synthetic windows")
+    if PEER_FAMILIES.value and not PEERS.value:
+        raise InputError("--peer_families needs --peers")
     if 0 < NODES.value < 10:
         raise InputError(f"--nodes={NODES.value} leaves no room for services, logs and calls; give 10 or more")
     config.data.batch_size = BATCH_SIZE.value or config.data.batch_size
     config.data.sequence_length = SEQUENCE_LENGTH.value or config.data.sequence_length
     settings.check(config)
+    data_settings.check(config)
     from ssad_jax.benchmarking import measure  # with jax: not needed for --help and bad flags
     from ssad_jax.benchmarking.table import describe
 

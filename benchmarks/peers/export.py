@@ -6,18 +6,13 @@ Written by the JAX side (`ssad_jax.benchmarking.peers`), read by the PyTorch sid
     system/{identity,kind,node_mask,signal_mask,unit,group}        [n, ...]; unit: masked together, group: scored so
     sequences [Q, S], runs [R, L], keys [P, d_k]                   training examples, scoring runs, prototype keys
     param/...                                                      weights, by their path in the tree of parameters
-    check/{index,masked,reconstruction,contrastive,knowledge,gradient_norm,residual,temporal,prior,stream_residual}
+    check/{index,masked,reconstruction,contrastive,knowledge,gradient_norm,residual,temporal,prior}
 """
 
 import json
 from pathlib import Path
 
 import numpy as np
-
-
-def write(path: Path, arrays: dict[str, np.ndarray], settings: dict) -> None:
-    """Settings are plain numbers and strings."""
-    np.savez(path, settings=np.array(json.dumps(settings)), **arrays)
 
 
 def read(path: Path) -> tuple[dict[str, np.ndarray], dict]:

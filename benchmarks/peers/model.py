@@ -134,6 +134,23 @@ class Decoder(nn.Module):
         self.skip_in = nn.Parameter(torch.empty(kinds, signal, s["skip_width"]))
         self.skip_out = nn.Parameter(torch.empty(kinds, s["skip_width"], signal))
 
+    def masked(self, h, state, context, masked, system):
+        """What `forward` predicts of the masked nodes [G, n] alone, kind by kind: [rows, 16], and the rows' places."""
+        of_identity, of_state = self.of_identity(system.identity), self.of_state(state)
+        skip = self.skip_in @ self.skip_out + torch.eye(context.shape[-1], device=h.device)
+        predicted, places = [], []
+        for kind, first, end in system.slices:
+            window, node = masked[:, first:end].nonzero(as_tuple=True)
+            node = node + first
+            seen = context[window, node]
+            hidden = self.of_nodes(h[window, node]) + seen.clamp(-INPUT_CLIP, INPUT_CLIP) @ self.of_context.kernel[kind]
+            hidden = F.relu(hidden + of_state[window] + of_identity[node])
+            through = seen.clamp(-TARGET_CLIP, TARGET_CLIP) @ skip[kind]
+            predicted.append((hidden @ self.out.kernel[kind] + self.out.bias[kind]).float() + through)
+            places.append((window, node))
+        window, node = (torch.cat(x) for x in zip(*places, strict=True))
+        return torch.cat(predicted), window, node
+
     def forward(self, h, state, context, system):
         """h [G, n, H], state [G, H], context [G, n, 16] -> [G, n, 16]."""
         expectation, seen = context.clamp(-TARGET_CLIP, TARGET_CLIP), context.clamp(-INPUT_CLIP, INPUT_CLIP)

@@ -72,16 +72,21 @@ def anchor_and_positive(network, system, windows, index, masked, style, settings
     return rows, h, network.states(g, len(index)), network.states(g_other, len(index))
 
 
-def losses(network, system, windows, index, masked, style, settings, perturb=True, one_batch=False):
+def losses(network, system, windows, index, masked, style, settings, perturb=True, one_batch=False,
+           fixed_shapes=False):  # fmt: skip
     """The three terms, unweighted, for the sequences `index` [B] with nodes `masked` [B * S, n]."""
     rows, h, state, other = anchor_and_positive(
         network, system, windows, index, masked, style, settings, perturb, one_batch
     )
     u, memory = network.memory(state, windows.keys)
     u_other, _ = network.memory(other, windows.keys)
-    prediction = network.decoder(h, state, windows.context[rows], system)
-    entries = masked[..., None] & system.signal_mask
-    target = windows.signal[rows].clamp(-TARGET_CLIP, TARGET_CLIP)
+    context, target = windows.context[rows], windows.signal[rows].clamp(-TARGET_CLIP, TARGET_CLIP)
+    if fixed_shapes:  # for a compiler: predict all nodes
+        entries = masked[..., None] & system.signal_mask
+        prediction = network.decoder(h, state, context, system)
+    else:
+        prediction, window, node = network.decoder.masked(h, state, context, masked, system)
+        entries, target = system.signal_mask[node], target[window, node]
     reconstruction = torch.where(entries, (target - prediction) ** 2, 0).sum() / entries.sum().clamp(min=1)
     z, z_other = normalise(network.embedding(u).float()), normalise(network.embedding(u_other).float())
     tick = windows.start_tick[rows]

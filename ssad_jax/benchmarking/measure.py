@@ -1,7 +1,6 @@
 """Everything that a benchmark reports, in order."""
 
 import contextlib
-import statistics
 import sys
 from importlib.metadata import version
 
@@ -13,7 +12,7 @@ from data_prep.errors import InputError
 from ssad_jax import parallel
 from ssad_jax.benchmarking import ceilings, cost, parts, synthetic
 from ssad_jax.benchmarking.peers import FAMILIES, Peers
-from ssad_jax.benchmarking.programs import Scoring, Streaming, Training, compile_seconds
+from ssad_jax.benchmarking.programs import Scoring, Streaming, Training, compile_seconds, cost_of_window
 from ssad_jax.benchmarking.timing import by_turns, rates
 from ssad_jax.datasets import find_prepared
 from ssad_jax.layers import propagation
@@ -71,8 +70,7 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
     found = _by_turns(config, prepared, params, training, scoring, streaming, rounds, pushes, families, compile_peers)
     _say("where the time of a step goes")
     compiled, run = training.compile_step()
-    step_windows = config.data.batch_size * prepared.fit_sequences.shape[1]
-    flop, accessed = cost.flop_and_bytes(compiled)
+    flop, accessed = cost_of_window(config, prepared)
     jax.block_until_ready(run())
     peak, peak_of = cost.peak_bytes(compiled)
     rate = found["train"]["median"]
@@ -94,9 +92,9 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
         "stream_latency_ms_p50": found["stream"]["p50"], "stream_latency_ms_p99": found["stream"]["p99"],
         "compile_seconds_cold": cold, "compile_seconds_cached": cached,
         "step_share": parts.shares(compiled.as_text(), run),
-        "flop_per_window": flop / step_windows, "bytes_per_window": accessed / step_windows,
-        "mfu": flop / step_windows * rate / (count * ceiling["flop_per_second"]),
-        "bandwidth_share": accessed / step_windows * rate / (count * ceiling["bytes_per_second"]),
+        "flop_per_window": flop, "bytes_per_window": accessed,
+        "mfu": flop * rate / (count * ceiling["flop_per_second"]),
+        "bandwidth_share": accessed * rate / (count * ceiling["bytes_per_second"]),
         "measured_flop_per_second": ceiling["flop_per_second"],
         "measured_bytes_per_second": ceiling["bytes_per_second"],
         "peak_memory_bytes": peak, "peak_memory_of": peak_of, "rounds": rounds,
@@ -107,9 +105,12 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
 
 def _by_turns(config, prepared, params, training, scoring, streaming, rounds, pushes, families, compile_peers) -> dict:
     """Rates of training and scoring and quantiles of latency, this side's and the peers'."""
-    windows = training.num_windows
-    steps = max(1, round(windows / (config.data.batch_size * prepared.fit_sequences.shape[1])))
-    per_step, pushes_a_round = windows / steps, -(-pushes // rounds)
+    windows, per_step = training.num_windows, config.data.batch_size * prepared.fit_sequences.shape[1]
+    steps, pushes_a_round = max(1, windows // per_step), -(-pushes // rounds)
+
+    def same(family: str) -> bool:
+        return family.endswith({"float32": "fp32", "bfloat16": "bf16"}[config.model.precision])
+
     with contextlib.ExitStack() as stack:
         peers = tuned = None
         if families:
@@ -143,9 +144,10 @@ def _by_turns(config, prepared, params, training, scoring, streaming, rounds, pu
                 "stream_latency_ms_p50": latency[family]["p50"], "stream_latency_ms_p99": latency[family]["p99"],
                 "train_windows_per_second_quartiles": _quartiles(peer_train[family]),
                 "score_windows_per_second_quartiles": _quartiles(peer_score[family]),
-                "train_ratio": train["median"] / peer_train[family]["median"],
-                "score_ratio": score["median"] / peer_score[family]["median"],
-                "stream_ratio": latency[family]["p50"] / latency["own"]["p50"],
+                # How many times faster this side is; of like precision with like.
+                "train_ratio": train["median"] / peer_train[family]["median"] if same(family) else None,
+                "score_ratio": score["median"] / peer_score[family]["median"] if same(family) else None,
+                "stream_ratio": latency[family]["p50"] / latency["own"]["p50"] if same(family) else None,
                 "variants": tuned[family],
             }
             for family in families
@@ -163,7 +165,7 @@ def _tune(peers: Peers, family: str) -> dict:
 
 def _latency(seconds: list[float]) -> dict[str, float]:
     p50, p99 = np.quantile(seconds, [0.5, 0.99])
-    return {"p50": float(p50) * 1e3, "p99": float(p99) * 1e3, "mean": statistics.fmean(seconds) * 1e3}
+    return {"p50": float(p50) * 1e3, "p99": float(p99) * 1e3}
 
 
 def _quartiles(rate: dict[str, float]) -> list[float]:

@@ -4,9 +4,11 @@ The peers (`benchmarks/peers/`, in the source tree) run in a process of their ow
 allocators or compilers disturb the other; they sleep while this side is timed.
 """
 
+import functools
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -19,6 +21,7 @@ import numpy as np
 import ssad_jax
 from data_prep.errors import InputError
 from ssad_jax import batching, knowledge
+from ssad_jax.config import default_config
 from ssad_jax.layers.decoder import SKIP_WIDTH, WIDTH
 from ssad_jax.layers.hashing import fold, window_keys, words
 from ssad_jax.layers.layout import Layout
@@ -36,13 +39,17 @@ class Peers:
     """A running process of peers; use as a context manager.
 
     Raises:
-        InputError: PyTorch, PyTorch Geometric or the source tree is missing, or the two sides compute different losses.
+        InputError: PyTorch, PyTorch Geometric or the source tree is missing, or the model is none that they have.
+        RuntimeError: the two sides do not compute the same.
     """
 
     def __init__(self, config, prepared: Prepared, params, families=FAMILIES, compiled=True, threads=0):
         if not (ROOT / "benchmarks" / "peers" / "__main__.py").is_file():
             raise InputError("the peers are not part of an installed package; run --peers in the source tree")
+        check(config)
         python = os.environ.get("SSAD_PEERS_PYTHON") or sys.executable
+        if shutil.which(python) is None:
+            raise InputError(f"SSAD_PEERS_PYTHON={python} is no program; name a Python that has PyTorch")
         if python == sys.executable and not all(importlib.util.find_spec(n) for n in ("torch", "torch_geometric")):
             raise InputError(
                 "--peers needs PyTorch and PyTorch Geometric; install the extra `bench` (docs/performance.md tells how "
@@ -61,6 +68,7 @@ class Peers:
         self.facts = self._read()
         off = {f"{f}, {n}": v for f, checks in self.facts["checks"].items() for n, v in checks.items()}
         if bad := {name: value for name, value in off.items() if not value <= TOLERANCE}:
+            self.__exit__()
             raise RuntimeError(f"the two sides do not compute the same: relative differences {bad}")
 
     def __enter__(self):
@@ -90,6 +98,22 @@ class Peers:
         if not line:
             raise RuntimeError(f"the peers' process ended with exit code {self._process.wait()}")
         return json.loads(line)
+
+
+def check(config) -> None:
+    """Raises InputError for what the peers do not have: they are the default model on one device."""
+    default = default_config("peers")
+    keys = ("model.temporal", "model.memory", "model.skip_init", "knowledge.path", "method")
+    for key in keys:
+        value, usual = (functools.reduce(lambda part, name: part[name], key.split("."), c) for c in (config, default))
+        if value != usual:
+            raise InputError(f"--peers compares the default model: --config.{key}={value!r} must be {usual!r}")
+    if not all(config.loss[name] for name in ("reconstruction", "contrastive", "knowledge")):
+        raise InputError("--peers compares training with all three losses; none of config.loss may be 0")
+    if config.views.window_jitter > 1:
+        raise InputError(f"--peers shifts windows by one: --config.views.window_jitter={config.views.window_jitter}")
+    if jax.device_count() > 1:
+        raise InputError(f"--peers compares one device; there are {jax.device_count()}, show the program one")
 
 
 def export(config, prepared: Prepared, params) -> tuple[dict, dict]:

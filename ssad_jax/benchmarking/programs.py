@@ -7,6 +7,8 @@ import time
 import jax
 
 from ssad_jax import methods, parallel, train
+from ssad_jax.backends import instead
+from ssad_jax.benchmarking import cost
 from ssad_jax.prepared import Prepared
 from ssad_jax.scoring.detectors import score_dataset
 from ssad_jax.scoring.fitted import Fitted
@@ -45,7 +47,7 @@ class Training:
         return jax.tree.map(lambda p: p[0], parallel.fetch(self._state["params"]))
 
     def compile_step(self):
-        """One step by itself, compiled as the epoch is: XLA's counts take a loop's body once.
+        """One step by itself, compiled as the epoch is.
 
         Returns:
             The compiled program, and a function that runs one step.
@@ -58,6 +60,20 @@ class Training:
             return records
 
         return self._run.compile(self._state, dataset, order), run
+
+
+def cost_of_window(config, prepared: Prepared) -> tuple[float, float]:
+    """FLOP and bytes accessed of a window in a training step, by XLA's counts for one network on one device.
+
+    They take a loop's body once, so that the program that is counted has none. Bytes are what each fused operation
+    reads and writes, in memory or in a cache.
+    """
+    alone = config.copy_and_resolve_references()
+    alone.data.calibration_folds = 0
+    with instead(rows_trained=1 << 30, gru_unroll=prepared.fit_sequences.shape[1], networks_together=False):
+        compiled, _ = Training(alone, prepared, jax.local_devices()[:1]).compile_step()
+    windows = config.data.batch_size * prepared.fit_sequences.shape[1]
+    return tuple(count / windows for count in cost.flop_and_bytes(compiled))
 
 
 class Scoring:

@@ -14,10 +14,11 @@ def describe(results: dict) -> str:
     ]
     for name, peer in r.get("peers", {}).items():
         lines.append(_row(name, peer))
-        lines.append(
-            f"{'    ssad_jax is so many times faster':34}{peer['train_ratio']:>11.2f}x{peer['score_ratio']:>11.2f}x"
-            f"{peer['stream_ratio']:>15.2f}x"
-        )
+        if peer["train_ratio"] is not None:
+            lines.append(
+                f"{'    ssad_jax is so many times faster':34}{peer['train_ratio']:>11.2f}x{peer['score_ratio']:>11.2f}x"
+                f"{peer['stream_ratio']:>15.2f}x"
+            )
         for what, tuned in peer["variants"].items():
             lines.append(f"    fastest of {len(tuned['seconds'])} for {what}: {tuned['best']}")
             lines += [f"    not run for {what}: {name} ({why})" for name, why in tuned["failed"].items()]

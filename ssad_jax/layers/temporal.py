@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-UNROLL = 8  # steps; fastest measured on a CPU
+from ssad_jax.backends import choices
 
 
 class Temporal(nnx.Module):
@@ -43,7 +43,7 @@ class Temporal(nnx.Module):
 
         if start is None:  # zeros derived from the data, so that the carry varies over devices as the data does
             start = jnp.zeros_like(projected[:, 0, : self.hidden])
-        _, states = jax.lax.scan(advance, start, (projected.swapaxes(0, 1), mask.T), unroll=UNROLL)
+        _, states = jax.lax.scan(advance, start, (projected.swapaxes(0, 1), mask.T), unroll=choices().gru_unroll)
         return states.swapaxes(0, 1)
 
 

@@ -43,6 +43,7 @@ class ScoreTerms(NamedTuple):
     """What scoring B runs of L windows gives; calibration and pooling come after."""
 
     residual: jax.Array  # [B, L, N, 16]: x - x_hat of each node when masked; 0 at padding and missing channels
+    # All that follow are 0, or nan where it says so, of windows that do not exist.
     temporal: jax.Array  # [B, L]: 1 - cos(u_t, u_{t-1}); nan where there is no window before
     prior: jax.Array  # [B, L]: |u_t - m*_t|^2
     prototype: jax.Array  # [B, L] int32: index of m*_t
@@ -97,6 +98,11 @@ class Encoded(NamedTuple):
 
     nodes: jax.Array  # [B, S, n, H]: H^L
     state: jax.Array  # [B, S, H]: s
+
+
+def largest_divisor(of: int, most: int) -> int:
+    """The largest divisor of `of` up to `most`; 1 where there is none."""
+    return next((d for d in range(min(of, most), 0, -1) if of % d == 0), 1)
 
 
 def is_on(weight) -> bool:
@@ -166,8 +172,18 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         return View(graphs, unmasked, fold(per_window, POSITIVE_DROPOUT))
 
     def encode(model: Network, view: View, window_mask, training: bool) -> Encoded:
-        graphs, keys = view.graphs, view.keys if training else None
-        nodes, g = model.encoder(graphs.context, graphs.signal, view.masked, connect(graphs), layout, keys, dtype)
+        def encode_graphs(view: View):
+            graphs, keys = view.graphs, view.keys if training else None
+            return model.encoder(graphs.context, graphs.signal, view.masked, connect(graphs), layout, keys, dtype)
+
+        count, length, num_nodes = view.masked.shape
+        piece = largest_divisor(count, choices().rows_trained // (length * num_nodes))
+        if piece == count:
+            nodes, g = encode_graphs(view)
+        else:
+            parts = jax.tree.map(lambda x: x.reshape(count // piece, piece, *x.shape[1:]), view)
+            parts = jax.lax.map(encode_graphs, parts)
+            nodes, g = (x.reshape(count, *x.shape[2:]) for x in parts)
         return Encoded(nodes, model.temporal(g, window_mask))
 
     def encode_all(model: Network, some: list[View], window_mask, training: bool) -> list[Encoded]:
@@ -303,7 +319,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             return jax.tree.map(lambda new, old: jnp.where(some[..., None], new, old), encode_masked(some), found), None
 
         # Each group's rows are decoded once, after all passes.
-        if (groups + 1) * random.size <= choices().rows_together:
+        if (groups + 1) * random.size <= choices().rows_scored:
             encoded = jax.vmap(encode_masked)(jnp.concatenate([member, random[None]]))
             by_group = (jnp.where(member[..., None], x[:-1], 0).sum(0, dtype=x.dtype) for x in encoded)
             by_group, at_random = tuple(by_group), tuple(x[-1] for x in encoded)
@@ -323,7 +339,8 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         both = mask & jnp.concatenate([jnp.ones_like(mask[:, :1]), mask[:, :-1]], axis=1)
         temporal = jnp.where(both, 1 - cosine(u, earlier), jnp.nan)
         prior = jnp.where(mask, alignment_error(u, recalled.prototype), 0)
-        terms = ScoreTerms(layout.restore(residual), temporal, prior, recalled.nearest, paper, u)
+        nearest, state = jnp.where(mask, recalled.nearest, 0), jnp.where(mask[..., None], u, 0)
+        terms = ScoreTerms(layout.restore(residual), temporal, prior, nearest, paper, state)
         return terms, Carry(clean[:, -1], jnp.where(mask[:, -1, None], u[:, -1], jnp.nan))
 
     def score(params, batch: Batch, keys=None) -> ScoreTerms:
@@ -333,7 +350,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         """
         del keys
         count, length = batch.window_mask.shape
-        fit = choices().rows_together // len(layout.order)  # windows at once
+        fit = choices().rows_scored // len(layout.order)  # windows at once
         piece = min(max(fit, 1), length)
         pieces = -(-length // piece)
 
@@ -359,7 +376,8 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         def score_pieces(run: Batch):
             return jax.lax.scan(score_piece, jax.tree.map(jnp.asarray, begin()), run)[1]
 
-        terms = jax.lax.map(score_pieces, runs, batch_size=count if count * length <= fit else None)
+        at_once = min(count, fit // ((groups + 1) * length))  # every run with all its passes
+        terms = jax.lax.map(score_pieces, runs, batch_size=at_once if at_once > 1 else None)
         return jax.tree.map(lambda x: x[:, :, 0].reshape(count, pieces * piece, *x.shape[4:])[:, :length], terms)
 
     def pair_distances(params, batch: Batch, keys):

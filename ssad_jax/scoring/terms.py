@@ -73,6 +73,7 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
     """
     place, logs = columns(prepared.system), log_nodes(prepared.system)
     length = runs.shape[1] if runs.ndim == 2 else 0
+    batch_runs = max(1, min(batch_runs, len(runs)))
     parts = []
     for first in range(0, len(runs) if length else 0, batch_runs):
         ids = np.full((batch_runs, length), -1, np.int32)

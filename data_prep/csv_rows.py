@@ -9,6 +9,7 @@ of which ends where a record ends.
 import csv
 import gzip
 import itertools
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from data_prep.errors import InputError
 ROW = "_row"  # the record's number in its file, the header being row 1
 _LONGEST_RECORD = 1000  # lines; a quote left open longer than this is a torn row
 _BLOCK = 8 << 20  # bytes; parsed they are some five times as many
+_FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*)(?:,|\Z)')  # of a well-formed record, with its quotes
 
 
 def read(path: Path, header: list[str] | None = None, multiline: bool = False) -> tuple[pl.DataFrame, list[int]]:
@@ -58,8 +60,7 @@ def blocks(
                 frame = frame.with_row_index(ROW, offset=first)
             else:
                 rows, torn, end, number = _parse_lines(data, len(names), number, first_row, last)
-                values = [[None if value == "" else value for value in record] for _, record in rows]
-                frame = pl.DataFrame(values, schema=schema, orient="row")
+                frame = pl.DataFrame([record for _, record in rows], schema=schema, orient="row")
                 frame = frame.insert_column(0, pl.Series(ROW, [row for row, _ in rows], dtype=pl.UInt32))
             data = data[end:]
             if frame.height or torn or last:
@@ -153,9 +154,18 @@ def _parse_lines(data: bytes, width: int, number: int, first_row: int, last: boo
             record = []
         if number >= first_row:
             if len(record) == width:
-                rows.append((number, record))
+                rows.append((number, _values(record, lines[at : at + reader.line_num])))
             else:
                 torn.append(number)
         at += reader.line_num if len(record) == width else 1
         number += 1
     return rows, torn, len(data) if last else sum(len(line) + 1 for line in whole[:at]), number
+
+
+def _values(record: list[str], lines: list[str]) -> list[str | None]:
+    """A record as polars has it: `""` is an empty text, nothing at all is null."""
+    if "" not in record or not any('""' in line for line in lines):
+        return [value or None for value in record]
+    text = "\n".join(line.rstrip("\r") for line in lines)
+    quoted = [field.startswith('"') for field in _FIELD.findall(text)]
+    return [value if value or q else None for value, q in zip(record, quoted, strict=False)]

@@ -4,13 +4,15 @@ import hashlib
 import os
 from pathlib import Path
 
+from data_prep.errors import InputError
 from data_prep.sources.labels import USUAL, find
 
 
-def raw_fingerprint(directory) -> str:
-    """A hash of the names and sizes of the raw files under `directory`.
+def raw_fingerprint(directory, times: bool = False) -> str:
+    """A hash of the names and sizes of the raw files under `directory`, and of when they were changed if `times`.
 
-    Hidden directories, prepared datasets and working directories that lie there too are left out.
+    Hidden directories, prepared datasets and working directories that lie there too are left out. Raises InputError
+    as `stat` does.
     """
     lines = []
     for where, folders, files in os.walk(directory):
@@ -19,8 +21,27 @@ def raw_fingerprint(directory) -> str:
             continue
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         paths = [Path(where, name) for name in files if not name.startswith(".")]
-        lines += [f"{path.relative_to(directory).as_posix()} {path.stat().st_size}" for path in paths]
+        for path in paths:
+            facts = stat(path)
+            changed = f" {facts.st_mtime_ns}" if times else ""
+            lines.append(f"{path.relative_to(directory).as_posix()} {facts.st_size}{changed}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+
+
+def stat(path) -> os.stat_result:
+    """Of a raw file. Raises InputError where there is none, as behind a broken link."""
+    try:
+        return os.stat(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
+
+
+def program_fingerprint() -> str:
+    """A hash of the sources of this package."""
+    root, digest = Path(__file__).parent, hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root).as_posix()} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def label_fingerprints(config_data) -> dict[str, str]:

@@ -46,7 +46,6 @@ from ssad_jax.prepared import Prepared, Windows, Writer
 NS = split.NS
 
 
-
 def prepare(config, spilled_rows=None) -> None:
     """Turn `config.data.raw_dir` into the prepared dataset `config.data.prepared_dir`.
 
@@ -61,9 +60,9 @@ def prepare(config, spilled_rows=None) -> None:
         if not data.raw_dir and config.simulate.hours > 0:
             with clock("simulate"):
                 _simulate(config.simulate, writer.path / "raw")
-            data = _reading(data, writer.path / "raw")
-        elif data.raw_dir and data.executor == "dask":
-            data = _reading(data, Path(data.raw_dir).absolute())  # workers need not have been started here
+            data = reading(data, writer.path / "raw")
+        elif data.raw_dir:
+            data = reading(data, data.raw_dir)
         shards, scratch = writer.path / "observations", writer.path / "scratch"
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
@@ -88,11 +87,11 @@ def _simulate(options, directory: Path) -> None:
     )  # fmt: skip
 
 
-def _reading(data, raw_dir: Path):
-    """The data settings with another place of the raw telemetry."""
+def reading(data, raw_dir: Path | str):
+    """The data settings with the absolute place of the raw telemetry: workers need not have been started here."""
     data = data.copy_and_resolve_references()
     with data.unlocked():
-        data.raw_dir = str(raw_dir)
+        data.raw_dir = str(Path(raw_dir).absolute())
     return data
 
 

@@ -5,12 +5,11 @@ jobs share, beside the prepared dataset (`.<name>.shards`). The merge does the r
 same result. A part is written under a temporary name and renamed: what is there is whole.
 """
 
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
-import socket
+import uuid
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,11 +18,11 @@ from absl import logging
 from data_prep import settings, sources, spilled
 from data_prep.errors import InputError
 from data_prep.executors import executor
-from data_prep.fingerprint import label_fingerprints, raw_fingerprint
-from data_prep.prepare import prepare
+from data_prep.fingerprint import label_fingerprints, program_fingerprint, raw_fingerprint
+from data_prep.prepare import prepare, reading
 from data_prep.tables import TELEMETRY, Account
 
-_IDENTITY, _ACCOUNTS, _PARTITIONS = "shards.json", "accounts.json", "partitions"
+_IDENTITY, _ACCOUNTS, _PARTITIONS = "identity/shards.json", "accounts.json", "partitions"
 
 
 def run(config, shard: str) -> None:
@@ -31,7 +30,7 @@ def run(config, shard: str) -> None:
 
     Raises:
         InputError: `shard` is neither, there is no raw telemetry to share out, the parts that are there are of another
-            configuration or other raw files, or one is missing.
+            configuration, other raw files or another version of the program, one is missing, or none can be written.
     """
     settings.check(config)
     if not config.data.raw_dir:
@@ -52,14 +51,14 @@ def directory(config) -> Path:
 
 
 def _read_part(config, number: int, count: int) -> None:
-    data, shared = config.data, directory(config)
+    data, shared = reading(config.data, config.data.raw_dir), directory(config)
     parts = sources.parts(data)
     num = _agree(shared, _identity(data) | {"shards": count}, spilled.num_partitions(data.raw_dir))
     target = shared / f"part-{number}"
     if target.is_dir():
         logging.info("%s is there already", target)
         return
-    partial = shared / f".part-{number}.{socket.gethostname()}-{os.getpid()}"
+    partial = _fresh(target)
     accounts = {}
     try:
         with executor(data) as pool:
@@ -67,11 +66,10 @@ def _read_part(config, number: int, count: int) -> None:
                 if part.table in TELEMETRY:
                     own = range(number - 1, len(part.tasks), count)
                     found = spilled.spill_part(part, partial, data.node_level, num, pool, own)
+                    for account in found.values():
+                        account.relative_to(data.raw_dir)
                     accounts[part.table] = {task: dataclasses.asdict(account) for task, account in found.items()}
-        partial.mkdir(exist_ok=True)  # a part without tasks has spilled nothing
-        (partial / _ACCOUNTS).write_text(json.dumps(accounts))
-        with contextlib.suppress(OSError):  # another run of this job was faster, with the same rows
-            os.rename(partial, target)
+        _publish(partial, target, _ACCOUNTS, accounts)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -101,7 +99,8 @@ def _merge(config) -> None:
 
 def _identity(data) -> dict:
     """What all jobs of one dataset must agree in. Hashes of trace ids, which say where a row goes, are polars' own."""
-    facts = settings.of_preparation(data) | {"raw_files": raw_fingerprint(data.raw_dir)} | label_fingerprints(data)
+    facts = settings.of_preparation(data) | label_fingerprints(data)
+    facts |= {"raw_files": raw_fingerprint(data.raw_dir, times=True), "program": program_fingerprint()}
     return json.loads(json.dumps(facts | {"polars": version("polars")}))
 
 
@@ -110,14 +109,8 @@ def _agree(shared: Path, own: dict, num: int) -> int:
 
     Returns the number of partitions of all jobs: the `num` of the first.
     """
-    shared.mkdir(parents=True, exist_ok=True)
-    partial = shared / f".{_IDENTITY}.{socket.gethostname()}-{os.getpid()}"
-    partial.write_text(json.dumps(own | {_PARTITIONS: num}, sort_keys=True))
-    try:
-        with contextlib.suppress(FileExistsError):  # a link never replaces
-            os.link(partial, shared / _IDENTITY)
-    finally:
-        partial.unlink()
+    target = (shared / _IDENTITY).parent
+    _publish(_fresh(target), target, Path(_IDENTITY).name, own | {_PARTITIONS: num})
     there = _read_identity(shared)
     differing = sorted(key for key in own.keys() | there.keys() - {_PARTITIONS} if own.get(key) != there.get(key))
     if differing:
@@ -128,10 +121,34 @@ def _agree(shared: Path, own: dict, num: int) -> int:
     return there[_PARTITIONS]
 
 
+def _fresh(target: Path) -> Path:
+    """A name beside `target` that nobody has used: a container that is started again has the same host and process."""
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+
+
+def _publish(partial: Path, target: Path, name: str, content: dict) -> None:
+    """Writes `content` as `name` into the directory `partial` and calls that `target`, unless there is one already.
+
+    Then another run was faster, with the same content. A directory with files in it is never replaced.
+    """
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_text(json.dumps(content))
+        try:
+            os.rename(partial, target)
+        except OSError:
+            if not target.is_dir():
+                raise
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror}); name another prepared_dir") from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
 def _read_identity(shared: Path) -> dict | None:
     try:
         return json.loads((shared / _IDENTITY).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -16,6 +16,7 @@ import polars as pl
 
 from data_prep import observations, spill
 from data_prep.executors import ordered, replacing
+from data_prep.fingerprint import stat
 from data_prep.observations import TIME
 from data_prep.sources.part import Part
 from data_prep.tables import TELEMETRY, Account, Tables, combine, extent_of, merged
@@ -63,10 +64,13 @@ def _strings(name: str) -> pl.Series:
 
 
 def num_partitions(raw_dir: str | Path) -> int:
-    """Of traces and of series, for raw files of this size."""
+    """Of traces and of series, for raw files of this size. What is hidden (parts, being written) is left out."""
     size = 0
-    for where, _, files in os.walk(raw_dir):
-        size += sum(os.stat(f"{where}/{name}").st_size * _EXPANSION.get(os.path.splitext(name)[1], 1) for name in files)
+    for where, folders, files in os.walk(raw_dir):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            if not name.startswith("."):
+                size += stat(f"{where}/{name}").st_size * _EXPANSION.get(os.path.splitext(name)[1], 1)
     return -(-size // _PARTITION_BYTES) or 1
 
 

@@ -152,6 +152,11 @@ class Account:
         for what, count in other.repaired.items():
             self.repair(what, count)
 
+    def relative_to(self, directory: Path | str) -> None:
+        """Names the files of the examples relative to `directory`, so that accounts do not tell where it lay."""
+        prefix = f"{Path(directory)}/"
+        self.examples = {reason: (file.removeprefix(prefix), row) for reason, (file, row) in self.examples.items()}
+
     def check_usable(self, name: str) -> None:
         """Raises InputError if rows of table `name` were read but none is left."""
         if self.read and not self.kept:
@@ -209,12 +214,8 @@ class Tables:
         return pl.concat([pl.Series("service_instance_id", [], pl.String), *found]).unique()
 
     def relative_to(self, directory: Path | str) -> None:
-        """Names the files of the examples relative to `directory`, so that accounts do not tell where it lay."""
         for account in self.accounts.values():
-            account.examples = {
-                reason: (file.removeprefix(f"{Path(directory)}/"), row)
-                for reason, (file, row) in account.examples.items()
-            }
+            account.relative_to(directory)
 
     def check(self) -> None:
         """Raises RuntimeError where an account does not close or does not fit its frame."""

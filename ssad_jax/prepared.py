@@ -219,7 +219,7 @@ class Writer:
             source = {"system": prepared.system, "windows": prepared.windows}.get(group, prepared)
             for name in names:
                 path, array = self.path / group / f"{name}.npy", getattr(source, name)
-                if not (isinstance(array, np.memmap) and path == Path(array.filename)):  # else it lies there already
+                if not _maps(array, path):  # else it lies there already
                     np.save(path, array, allow_pickle=False)
         prepared.faults.write_parquet(self.path / "faults.parquet")
         files = {}
@@ -243,6 +243,11 @@ class Writer:
             os.rename(self.directory, old)
         os.rename(self.path, self.directory)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _maps(array: np.ndarray, path: Path) -> bool:
+    """Whether the array is the file at `path` itself, by whatever links either is reached."""
+    return isinstance(array, np.memmap) and path.exists() and os.path.samefile(array.filename, path)
 
 
 def _runs(process: int) -> bool:

@@ -15,7 +15,7 @@ def attach(found: tables.Tables, config_data: ConfigDict) -> None:
     """Adds `faults` from `faults_path` and `gaps` from `segments_path`, in place of those that `found` may have."""
     for key in USUAL:
         if (path := find(config_data, key)) != getattr(config_data, key):
-            found.warnings.append(f"config.data.{key} is empty: {path} is used")
+            found.warnings.append(f"config.data.{key} is empty: {Path(path).name}, in or beside raw_dir, is used")
     if path := find(config_data, "faults_path"):
         found.add("faults", [_read(path, "faults", "faults_path")])
     if path := find(config_data, "segments_path"):

@@ -113,7 +113,10 @@ def _check_logs(rows: pl.DataFrame, path: Path, offset_hours: float, on_bad_rows
 
 
 def _read_metrics(path: Path, offset_hours: float, on_bad_rows: str) -> Iterator[tuple[pl.DataFrame, tables.Account]]:
-    """Samples of one host. Those of one second are one sample, their mean; the others count as duplicates."""
+    """Samples of one host. Those of one second are one sample, their mean; the others count as duplicates.
+
+    A second that comes again after a later one (the clock was set back), in another block, is a sample of its own.
+    """
     second = _utc_nano(pl.col("now"), offset_hours) // 1_000_000_000 * 1_000_000_000
     held = None  # the last second of a block, which may go on in the next one
     for rows, torn in csv_rows.blocks(path, size=_METRIC_BLOCK):
@@ -122,8 +125,9 @@ def _read_metrics(path: Path, offset_hours: float, on_bad_rows: str) -> Iterator
             raise InputError(f"{path} lacks column {missing[0]!r}; it needs now, {', '.join(METRICS)}")
         rows = rows.select(tables.ROW, *METRICS, time_unix_nano=second)
         rows = rows if held is None else pl.concat([held, rows])
-        held = rows.filter(pl.col("time_unix_nano") == pl.col("time_unix_nano").max())
-        part = _check_samples(rows.join(held, on=tables.ROW, how="anti"), path, on_bad_rows)
+        is_last = (pl.col("time_unix_nano") == pl.col("time_unix_nano").max()).fill_null(False)
+        held = rows.filter(is_last)
+        part = _check_samples(rows.filter(~is_last), path, on_bad_rows)
         yield tables.count_torn(part, [row for row in torn for _ in METRICS], str(path), on_bad_rows)
     yield _check_samples(held, path, on_bad_rows)
 

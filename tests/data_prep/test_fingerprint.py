@@ -1,5 +1,11 @@
 """Two raw directories are told apart by the names and sizes of their files."""
 
+import os
+
+import pytest
+
+from data_prep import spilled
+from data_prep.errors import InputError
 from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from ssad_jax.config import default_config
 
@@ -15,6 +21,21 @@ def test_it_depends_on_names_and_sizes_alone(tmp_path):
     (two / "sub" / "logs.csv").write_text("xyz")
     (two / "sub" / "logs.csv").rename(two / "sub" / "log.csv")
     assert raw_fingerprint(one) != raw_fingerprint(two)
+
+
+def test_a_broken_link_is_named(tmp_path):
+    (tmp_path / "logs.csv").symlink_to("nowhere")
+    for function in (raw_fingerprint, spilled.num_partitions):
+        with pytest.raises(InputError, match=r"logs\.csv cannot be read .*; mend or remove it"):
+            function(tmp_path)
+
+
+def test_times_of_change_count_where_they_are_asked_for(tmp_path):
+    file = tmp_path / "logs.csv"
+    file.write_text("abc")
+    before = raw_fingerprint(tmp_path), raw_fingerprint(tmp_path, times=True)
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1000))
+    assert raw_fingerprint(tmp_path) == before[0] and raw_fingerprint(tmp_path, times=True) != before[1]
 
 
 def test_what_the_program_writes_among_the_raw_files_does_not_count(tmp_path):

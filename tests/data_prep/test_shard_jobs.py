@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -64,6 +65,16 @@ def test_more_jobs_than_tasks(raw, unsharded, tmp_path):
     assert contents(tmp_path / "out") == unsharded
 
 
+def test_raw_dir_may_be_spelled_otherwise_by_each_job(raw, unsharded, tmp_path, small_slices, monkeypatch):
+    monkeypatch.chdir(raw.parent)
+    (tmp_path / "link").symlink_to(raw)
+    out = tmp_path / "out"
+    shard_jobs.run(make_config(raw.name, out), "1/2")
+    shard_jobs.run(make_config(tmp_path / "link", out), "2/2")
+    shard_jobs.run(make_config(f"../{raw.parent.name}/{raw.name}", out), "merge")
+    assert contents(out) == unsharded
+
+
 def test_a_missing_part_is_named(raw, tmp_path):
     config = make_config(raw, tmp_path / "out")
     with pytest.raises(InputError, match="holds no parts"):
@@ -74,7 +85,7 @@ def test_a_missing_part_is_named(raw, tmp_path):
     assert not prepared.exists(tmp_path / "out")
 
 
-def test_parts_of_another_configuration_or_other_files_are_refused(raw, tmp_path):
+def test_parts_of_another_configuration_or_other_files_are_refused(raw, tmp_path, monkeypatch):
     mine = write(tmp_path / "tables", telemetry())
     shard_jobs.run(make_config(mine, tmp_path / "out"), "1/2")
     for shard, changed, word in (("2/2", {"window_length": 12}, "window_length"), ("2/3", {}, "shards"),
@@ -82,9 +93,40 @@ def test_parts_of_another_configuration_or_other_files_are_refused(raw, tmp_path
         with pytest.raises(InputError, match=f"made otherwise .*{word}.* remove it to start again"):
             shard_jobs.run(make_config(mine, tmp_path / "out", **changed), shard)
     shard_jobs.run(make_config(mine, tmp_path / "out", num_workers=2), "1/2")  # who prepares does not matter
+    for file in (mine / "logs.parquet", mine / "events.parquet"):
+        before = file.stat().st_mtime_ns
+        os.utime(file, ns=(before, before + 1_000_000_000))  # as of other content of the same size
+        with pytest.raises(InputError, match="raw_files"):
+            shard_jobs.run(make_config(mine, tmp_path / "out"), "2/2")
+        os.utime(file, ns=(before, before))
+    monkeypatch.setattr(shard_jobs, "program_fingerprint", lambda: "another")
+    with pytest.raises(InputError, match="program"):
+        shard_jobs.run(make_config(mine, tmp_path / "out"), "2/2")
+    monkeypatch.undo()
     (mine / "events.parquet").unlink()
     with pytest.raises(InputError, match="raw_files"):
         shard_jobs.run(make_config(mine, tmp_path / "out"), "2/2")
+
+
+def test_what_cannot_be_written_is_named(raw, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file" / "out", tmp_path / "taken"):
+        config = make_config(raw, place)
+        if place.name == "taken":
+            shard_jobs.directory(config).write_text("")
+        with pytest.raises(InputError, match="cannot be written .*; name another prepared_dir"):
+            shard_jobs.run(config, "1/1")
+        with pytest.raises(InputError, match="holds no parts"):
+            shard_jobs.run(config, "merge")
+
+    def refuse(_, target):
+        raise PermissionError(1, "Operation not permitted") if target.name.startswith("part-") else OSError(39, "there")
+
+    shard_jobs.run(make_config(raw, tmp_path / "out"), "1/2")
+    monkeypatch.setattr(shard_jobs.os, "rename", refuse)  # the identity is there, part 2 is not
+    with pytest.raises(InputError, match="part-2 cannot be written .Operation not permitted"):
+        shard_jobs.run(make_config(raw, tmp_path / "out"), "2/2")
+    assert sorted(path.name for path in (tmp_path / ".out.shards").iterdir()) == ["identity", "part-1"]
 
 
 @pytest.mark.parametrize("shard", ["0/3", "4/3", "1", "a/b", "1/0", "-1/2", ""])
@@ -98,15 +140,20 @@ def test_simulated_telemetry_is_not_shared_out(tmp_path):
         shard_jobs.run(make_config("", tmp_path / "out"), "1/2")
 
 
-def test_a_part_that_was_killed_is_read_again(raw, unsharded, tmp_path):
+def test_a_part_that_was_killed_is_read_again(raw, unsharded, tmp_path, monkeypatch):
+    """In a container the next try has the number of the process that was killed."""
     program = f"""
 import os, signal
 from data_prep import shard_jobs, spill
+kill, flush = lambda own=os.getpid(): os.kill(own, signal.SIGKILL), spill.Spill.flush
+os.getpid = lambda: 7
 from tests.data_prep.test_prepare import make_config
-spill.Spill.flush = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+spill.Spill.flush = lambda *own: (flush(*own), kill())
 shard_jobs.run(make_config({str(raw)!r}, {str(tmp_path / "out")!r}), "1/1")
 """
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, timeout=120).returncode == -9
+    assert list(tmp_path.glob(".out.shards/.part-1.*/spans/*.rows"))
+    monkeypatch.setattr(os, "getpid", lambda: 7)
     config = make_config(raw, tmp_path / "out")
     with pytest.raises(InputError, match="lacks shard 1/1"):
         shard_jobs.run(config, "merge")

@@ -43,6 +43,19 @@ def test_round_trip(written):
     assert not [path for path in directory.parent.iterdir() if path != directory]
 
 
+def test_arrays_written_through_under_a_linked_directory_stay(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    data = make_prepared()
+    with prepared.Writer(tmp_path / "link" / "set") as writer:
+        path = writer.path / "windows" / "nodes.npy"
+        path.parent.mkdir()
+        np.save(path, data.windows.nodes)
+        mapped = np.load(path, mmap_mode="r")
+        writer.finish(dataclasses.replace(data, windows=dataclasses.replace(data.windows, nodes=mapped)), {})
+    np.testing.assert_array_equal(prepared.load(tmp_path / "link" / "set").windows.nodes, data.windows.nodes)
+
+
 def test_the_hash_is_of_the_content(written, tmp_path):
     data, directory = written
     hashes = {prepared.load(directory).manifest["dataset_hash"]}

@@ -211,16 +211,20 @@ class Peer:
         return seconds
 
     def tune(self, what, count):
-        """Median seconds of a step of each variant; one that fails is left out, with its reason."""
-        seconds, failed = {}, {}
+        """Median seconds of a step of each variant, by turns; one that fails is left out, with its reason."""
+        turns, failed = {}, {}
         for name in self.variants(what):
             try:
                 self.time(what, name, WARM_UP)
-                seconds[name] = statistics.median(self.time(what, name, count))
+                turns[name] = []
             except Exception as error:  # a compiler that is missing, a kernel that is not there for this device
                 failed[name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        if not seconds:
+        if not turns:
             raise RuntimeError(f"no variant for {what} could be run: {failed}")
+        for _ in range(count):
+            for name, taken in turns.items():
+                taken += self.time(what, name, 1)
+        seconds = {name: statistics.median(taken) for name, taken in turns.items()}
         self.best[what] = min(seconds, key=seconds.get)
         return {"seconds": seconds, "failed": failed, "best": self.best[what]}
 

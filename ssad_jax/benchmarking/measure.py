@@ -20,7 +20,7 @@ from ssad_jax.layers.layout import Layout
 from ssad_jax.prepared import Prepared
 
 WARM_UP = 2  # epochs after the one that compiles
-TUNING_STEPS = 3
+TUNING_STEPS = 5
 
 
 def default_families() -> tuple[str, ...]:

@@ -122,3 +122,11 @@ def default_config(name: str) -> ConfigDict:
         "traces": 5,
     })
     return config
+
+
+def flatten(values: dict, prefix: str = "") -> dict:
+    """{'a': {'b': 1}} -> {'a.b': 1}."""
+    flat = {}
+    for key, value in values.items():
+        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
+    return flat

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from data_prep import settings as data_settings
 from data_prep.errors import InputError
+from ssad_jax.config import flatten
 
 FIGURES = ("auroc", "auprc", "tpr_at_5_percent_fpr", "hit_rate_at_1")
 # Settings that leave the scores as they are: names, places, how often something is saved, two ways to one number.
@@ -72,11 +73,3 @@ def _same(line: dict, old: str) -> bool:
         return json.loads(old) | {"date": None} == line | {"date": None}
     except (ValueError, TypeError):  # not written by this program
         return False
-
-
-def flatten(values: dict, prefix: str = "") -> dict:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
-    flat = {}
-    for key, value in values.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
 from ssad_jax.checkpoint import config_to_dict
+from ssad_jax.config import flatten
 
 PACKAGES = ("ssad_jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "jraph", "numpy", "polars")
 
@@ -23,14 +24,6 @@ FREE_KEYS = (
     "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
     "data.executor", "data.dask_scheduler", "parallel.mapping", "score", "alerts",
 )  # fmt: skip
-
-
-def flatten(values: dict, prefix: str = "") -> dict:
-    """{'a': {'b': 1}} -> {'a.b': 1}."""
-    flat = {}
-    for key, value in values.items():
-        flat.update(flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value})
-    return flat
 
 
 def differing_keys(old: dict, new: dict) -> list[str]:

@@ -24,7 +24,8 @@ TRAINING = ("method", "data", "simulate", "model", "loss", "views", "knowledge",
 OUTSIDE = (  # no score comes from these
     "report", "studies", "comparison/figures.py", "comparison/tables.py", "compare.py", "vus.py", "resampling.py",
     "metrics.py", "evaluate.py", "evaluation_log.py", "main.py", "scoring/alarms.py", "scoring/explain.py",
-    "scoring/raw.py", "sweep.py", "sensitivity/tables.py", "sensitivity/plot.py",
+    "scoring/raw.py", "scoring/fitted.py", "sweep.py", "sensitivity/results.py", "sensitivity/tables.py",
+    "sensitivity/plot.py", "benchmark.py", "benchmarking", "streaming.py", "trained.py",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from ssad_jax.comparison import fit, splits
 from ssad_jax.comparison.compute import Store, scored_detectors
 from ssad_jax.comparison.families import CLOSED_FORM, Family
 from ssad_jax.comparison.splits import Split
-from ssad_jax.evaluation_log import flatten
+from ssad_jax.config import flatten
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.detectors import score_dataset
 from ssad_jax.scoring.terms import scorer

@@ -8,7 +8,8 @@ from urllib.parse import quote
 from data_prep import settings as data_settings
 from data_prep.errors import InputError
 from ssad_jax import settings
-from ssad_jax.evaluation_log import NO_MATTER, flatten
+from ssad_jax.config import flatten
+from ssad_jax.evaluation_log import NO_MATTER
 
 # Numbers that enter the computation of a training step as values: networks that differ in them share one program.
 # All others change shapes, what is drawn, or which parts there are.

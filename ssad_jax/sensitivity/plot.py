@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from ssad_jax.evaluation_log import flatten
+from ssad_jax.config import flatten
 from ssad_jax.report.figures import BAND, INK, MUTED, SCORE, SERIES, styled
 from ssad_jax.sensitivity.tables import show
 

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssad_jax.benchmarking import cost, parts, synthetic, timing
+from data_prep.errors import InputError
+from ssad_jax.benchmarking import cost, parts, peers, synthetic, timing
+from ssad_jax.config import default_config
 from ssad_jax.layers.layout import Layout
 
 KEYS = {
@@ -103,8 +105,29 @@ def test_a_benchmark_says_everything(tmp_path):
 
 
 @pytest.mark.parametrize("flag, words", [
-    ("--rounds=0", "--rounds=0"), ("--nodes=3", "--nodes=3"), ("--sequence_length=4", "needs --nodes"),
+    ("--rounds=0", "--rounds=0"), ("--nodes=3", "--nodes=3"), ("--sequence_length=4", "needs --nodes"), ("--peers", "needs --nodes"),
 ])  # fmt: skip
 def test_flags_that_cannot_be_used(flag, words):
     done = run(flag)
     assert done.returncode == 2 and words in done.stderr and "Traceback" not in done.stderr
+
+
+def test_peers_compute_the_same_and_are_timed():
+    pytest.importorskip("torch", reason="the peers need the extra `bench`")
+    pytest.importorskip("torch_geometric", reason="the peers need the extra `bench`")
+    done = run("--nodes=12", "--steps=1", "--rounds=2", "--pushes=4", "--peers", "--peer_compile=false")
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert set(found["peers"]) == {"pyg_fp32", "torch_dense_fp32"}
+    for name, peer in found["peers"].items():
+        assert peer["train_windows_per_second"] > 0 and peer["variants"]["train"]["failed"] == {}
+        assert len(found["peer_facts"]["checks"][name]) >= 5
+
+
+@pytest.mark.parametrize("key, value", [("model.memory", False), ("loss.contrastive", 0.0), ("knowledge.path", "x")])
+def test_models_that_peers_do_not_have(key, value):
+    config = default_config("test")
+    section, name = key.split(".")
+    config[section][name] = value
+    with pytest.raises(InputError, match="--peers"):
+        peers.check(config)

@@ -226,14 +226,15 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         """What `loss` returns, from the encoded views; `view` is the anchor's."""
         mask = batch.window_mask
         recalled = model.memory(anchor.state, memory_keys)
-        state, everywhere = recalled.state.reshape(mask.size, -1), gather(mask.reshape(-1))
+        state, exists = recalled.state.reshape(mask.size, -1), mask.reshape(-1)
         sums, counts = {}, {}
         # What shows a collapse.
-        entropy = usage_entropy(gather(recalled.nearest.reshape(-1)), everywhere, len(prototype_names))
+        entropy = usage_entropy(recalled.nearest.reshape(-1), exists, len(prototype_names), gather)
+        variance = state_variance(jax.lax.stop_gradient(state), exists, gather)
         diagnostics = {
             "gate": (jnp.where(mask, recalled.gate.mean(-1), 0).sum(), mask.sum()),
             "prototype_entropy": (entropy * mask.sum(), mask.sum()),
-            "state_variance": (state_variance(gather(state), everywhere) * mask.sum(), mask.sum()),
+            "state_variance": (variance * mask.sum(), mask.sum()),
         }
         if is_on(weights.reconstruction):
             prediction, signal, entries, is_log = reconstruct(model, view, mask, anchor)
@@ -246,14 +247,14 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
             other = model.memory(positive[0].state, memory_keys)
             contrast, counts["contrastive"], similarities = info_nce(
                 embed(model, recalled.state), embed(model, other.state), batch.start_tick.reshape(-1),
-                mask.reshape(-1), gather, apart, weights.temperature,
+                exists, gather, apart, weights.temperature,
             )  # fmt: skip
             sums["contrastive"] = weights.contrastive * contrast
             diagnostics |= similarities
         if is_on(weights.knowledge) and config.model.memory:
             memory = model.memory.prototypes(memory_keys)
-            assigned = memory[assign(state, memory, mask.reshape(-1), gather)]
-            distance, counts["knowledge"] = alignment(state, assigned, mask.reshape(-1))
+            assigned = memory[assign(state, memory, exists, gather)]
+            distance, counts["knowledge"] = alignment(state, assigned, exists)
             sums["knowledge"] = weights.knowledge * distance
         return sums, counts, jax.lax.stop_gradient(diagnostics)
 

@@ -26,9 +26,9 @@ def assign(state, memory, mask, gather) -> jax.Array:
         state: [n, H], memory: [P, H], mask: [n] existing windows, gather: x [n, ...] -> [n * devices, ...].
     """
     similarity = normalise(state) @ normalise(memory).T
-    everywhere = gather(mask).astype(jnp.float32)
-    total = (gather(similarity) * everywhere[:, None]).sum(0, keepdims=True)
-    return jnp.argmax(similarity - total / jnp.maximum(everywhere.sum(), 1), axis=-1)
+    weight = mask.astype(jnp.float32)[:, None]
+    total, count = (_everywhere(x, gather) for x in ((similarity * weight).sum(0), weight.sum(0)))
+    return jnp.argmax(similarity - total / jnp.maximum(count, 1), axis=-1)
 
 
 def alignment(state, prototype, mask):
@@ -40,16 +40,25 @@ def alignment(state, prototype, mask):
     return jnp.where(mask, alignment_error(state, prototype), 0).sum(), mask.sum()
 
 
-def usage_entropy(nearest: jax.Array, mask: jax.Array, num_prototypes: int) -> jax.Array:
-    """Entropy in nats of how often each prototype is the nearest one: 0 when one takes all, at most log P."""
+def usage_entropy(nearest: jax.Array, mask: jax.Array, num_prototypes: int, gather) -> jax.Array:
+    """Entropy in nats of how often each prototype is the nearest one: 0 when one takes all, at most log P.
+
+    nearest, mask: [n], of this device's windows; the entropy is of all.
+    """
     used = jnp.zeros(num_prototypes).at[nearest.reshape(-1)].add(mask.reshape(-1).astype(jnp.float32))
+    used = _everywhere(used, gather)
     share = used / jnp.maximum(used.sum(), 1)
     return -jax.scipy.special.xlogy(share, share).sum()
 
 
-def state_variance(state: jax.Array, mask: jax.Array) -> jax.Array:
-    """Variance of u over existing windows, mean over dimensions; state [n, H], mask [n]."""
+def state_variance(state: jax.Array, mask: jax.Array, gather) -> jax.Array:
+    """Variance of u over all existing windows, mean over dimensions; state [n, H], mask [n] of this device's."""
     weight = mask.astype(jnp.float32)[:, None]
-    count = jnp.maximum(weight.sum(), 1)
-    mean = (state * weight).sum(0, keepdims=True) / count
-    return (jnp.square(state - mean) * weight).sum(0).mean() / count
+    count = jnp.maximum(_everywhere(weight.sum(0), gather), 1)
+    mean = _everywhere((state * weight).sum(0), gather) / count
+    return (_everywhere((jnp.square(state - mean) * weight).sum(0), gather) / count).mean()
+
+
+def _everywhere(total: jax.Array, gather) -> jax.Array:
+    """Sums [k] of this device -> [1, k], of all devices: so few numbers are sent, however many windows there are."""
+    return gather(total[None]).sum(0, keepdims=True)

@@ -65,10 +65,10 @@ def test_alignment_and_collapse_diagnostics_by_hand():
     np.testing.assert_allclose(shares[0], [[0, 1], [-1.5, -2], [0, 0]])  # a quarter of 2 (u - m)
     np.testing.assert_allclose(shares[1], [[0, -4], [6, 8], [0, 0]])
     mask = jnp.array([True, True, True, True, False])
-    np.testing.assert_allclose(usage_entropy(jnp.array([0, 1, 0, 1, 2]), mask, 4), np.log(2), rtol=1e-6)
-    assert float(usage_entropy(jnp.array([3, 3, 3, 3, 0]), mask, 4)) == 0
+    np.testing.assert_allclose(usage_entropy(jnp.array([0, 1, 0, 1, 2]), mask, 4, identity), np.log(2), rtol=1e-6)
+    assert float(usage_entropy(jnp.array([3, 3, 3, 3, 0]), mask, 4, identity)) == 0
     values = jnp.array([[1.0, 0], [3, 0], [100, 100]])
-    np.testing.assert_allclose(state_variance(values, jnp.array([True, True, False])), 0.5)
+    np.testing.assert_allclose(state_variance(values, jnp.array([True, True, False]), identity), 0.5)
 
 
 def test_assignment_goes_by_similarity_above_the_mean():

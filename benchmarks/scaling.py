@@ -24,6 +24,7 @@ MOST = flags.DEFINE_integer("most", 100_000, "Most nodes, for services.")
 WORKER = flags.DEFINE_string("worker", None, "Internal: one row's settings as JSON.")
 
 STRONG_BATCH, WEAK_BATCH, SEQUENCE, STEPS = 32, 8, 8, 2
+SENT = ("all-reduce", "all-gather", "reduce-scatter")  # bytes of the results on one device
 
 
 def rows() -> list[dict]:
@@ -93,7 +94,6 @@ def work(row: dict) -> dict:
     )
     training = Training(config, data)
     compiled, _ = training.compile_step()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for _ in range(2):
         training.epoch()
     times = [training.epoch() for _ in range(row["rounds"])]
@@ -105,7 +105,7 @@ def work(row: dict) -> dict:
         "windows_per_second": rates(training.num_windows, times), "parameters": int(parameters),
         "sent": {kind: {"count": len(sizes), "bytes": sum(sizes)} for kind, sizes in sorted(sent.items())},
         "program_bytes": cost.program_bytes(compiled), "devices": jax.device_count(),
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "rss_before_bytes": before,
+        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "device_kind": jax.devices()[0].device_kind,
     }  # fmt: skip
 
@@ -117,8 +117,8 @@ def table(results: list[tuple[dict, dict]]) -> str:
         lines += ["| N | E | precision | windows/s (quartiles) | nodes/s | ratio | program memory, MiB | a node, KiB |",
                   "|---|---|---|---|---|---|---|---|"]  # fmt: skip
     else:
-        lines += ["| scaling | devices | batch | windows/s (quartiles) | ratio | all-reduce, B | all-gather, B |",
-                  "|---|---|---|---|---|---|---|"]  # fmt: skip
+        lines += ["| scaling | devices | batch | windows/s (quartiles) | ratio | "
+                  + " | ".join(f"{kind}, B" for kind in SENT) + " |", "|---|---|---|---|---" + "|---" * len(SENT) + "|"]
     for row, found in results:
         rate = found["windows_per_second"]
         speed = f"{rate['median']:.4g} ({rate['low']:.4g} to {rate['high']:.4g})"
@@ -132,11 +132,10 @@ def table(results: list[tuple[dict, dict]]) -> str:
             )
         else:
             ratio = rate["median"] / first.setdefault(row["scaling"], rate["median"])
-            reduce, gather = (found["sent"].get(k, {"count": 0, "bytes": 0}) for k in ("all-reduce", "all-gather"))
-            lines.append(
-                f"| {row['scaling']} | {row['devices'] * row['processes']} | {row['batch']} | {speed} | {ratio:.2f} "
-                f"| {reduce['bytes']:,} in {reduce['count']} | {gather['bytes']:,} in {gather['count']} |"
-            )
+            sent = (found["sent"].get(kind, {"count": 0, "bytes": 0}) for kind in SENT)
+            cells = " | ".join(f"{s['bytes']:,} in {s['count']}" for s in sent)
+            devices = row["devices"] * row["processes"]
+            lines.append(f"| {row['scaling']} | {devices} | {row['batch']} | {speed} | {ratio:.2f} | {cells} |")
     return "\n".join(lines)
 
 

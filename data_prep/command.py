@@ -42,9 +42,12 @@ def stopped_by_signals(message: str):
 
 def define_config_flag() -> flags.FlagHolder:
     """Define `--config=FILE.py[:variant]`, with `--config.KEY=VALUE` to change single values; required."""
-    holder = config_flags.DEFINE_config_file(
-        "config", None, "Configuration file, such as configs/smoke.py[:variant].", lock_config=True
-    )
+    if "config" in flags.FLAGS:  # of another command: one program may import several
+        holder = flags.FlagHolder(flags.FLAGS, flags.FLAGS["config"])
+    else:
+        holder = config_flags.DEFINE_config_file(
+            "config", None, "Configuration file, such as configs/smoke.py[:variant].", lock_config=True
+        )
     flags.mark_flag_as_required("config")
     # List it in the --help of the command that asked for it, not of this module.
     caller = sys._getframe(1).f_globals["__name__"]

@@ -63,9 +63,9 @@ def test_shares_of_a_program_add_up():
         with jax.named_scope("gru"):
             x = jnp.tanh(x @ x)
         with jax.named_scope("heads"):
-            return jnp.exp(x @ x).sum()
+            return jnp.sort(x, axis=1)  # which nothing is fused with
 
-    x = jnp.ones((256, 256))
+    x = jnp.full((256, 256), 1e-3)
     compiled = program.lower(x).compile()
     shares = parts.shares(compiled.as_text(), lambda: compiled(x))
     assert set(shares) == {*parts.PARTS, "other"}

@@ -80,7 +80,7 @@ def _system(num_nodes: int, slots: int, rng) -> System:
     service = np.where(mask, np.arange(slots) % num_services, -1).astype(np.int32)
     calls = mask & (kind == NODE_KINDS.index("dependency"))
     caller = np.where(calls, (service + 1) % num_services, -1).astype(np.int32)
-    unit = np.where(mask, kind * num_services + service, -1).astype(np.int32)  # siblings: one kind, one service
+    unit = np.where(mask, kind.astype(np.int32) * num_services + service, -1)  # siblings: one kind, one service
     hashes = rng.integers(0, 2**32, len(NODE_KINDS) * num_services, dtype=np.uint32)
     identity = rng.standard_normal((slots, IDENTITY_DIM), np.float32) / np.float32(np.sqrt(IDENTITY_DIM))
     return System(

@@ -95,6 +95,12 @@ def test_synthetic_windows_are_whole_graphs():
     assert np.abs(np.subtract.outer(*[windows.start_tick[data.fit_sequences[:, i]] for i in (0, -1)])).min() >= 15
 
 
+def test_large_synthetic_systems_have_a_unit_for_each_kind_and_service():
+    system = synthetic.make_prepared(3000, 12_000, 1, 1, test_windows=1).system
+    pairs = set(zip(system.kind[system.node_mask].tolist(), system.service[system.node_mask].tolist(), strict=True))
+    assert len(np.unique(system.mask_unit[system.node_mask])) == len(pairs) == len(np.unique(system.unit_hash)) - 1
+
+
 def test_a_benchmark_says_everything(tmp_path):
     done = run("--nodes=12", "--steps=1", "--rounds=2", "--pushes=4", "--batch_size=8", "--sequence_length=2",
                "--config.data.batch_size=4")  # fmt: skip

@@ -154,7 +154,7 @@ class Peer:
             function = torch.compile(function, dynamic=False)
 
         def run(*args):
-            self.network.eval()
+            self.network.train(False)
             with torch.inference_mode():
                 return function(*args)
 

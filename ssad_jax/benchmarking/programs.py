@@ -20,7 +20,7 @@ class Training:
     """The training loop of `train.train` without files: every call of `epoch` trains one more."""
 
     def __init__(self, config, prepared: Prepared, devices=None):
-        self._mesh = mesh = parallel.make_mesh(devices)
+        mesh = parallel.make_mesh(devices)
         parallel.check_batch_size(config.data.batch_size, mesh)
         method = methods.get(config.method).create(config, prepared.system, train.find_knowledge(config, prepared))
         own = train.streams(config.seed, train.num_networks(config))

@@ -48,6 +48,8 @@ TRAINING = {
 }  # fmt: skip
 SCORING = {
     "default": ({}, contextlib.nullcontext),
+    "dense propagation": ({"model.propagation": "dense"}, contextlib.nullcontext),
+    "segment propagation": ({"model.propagation": "segment"}, contextlib.nullcontext),
     "all passes at once": ({}, lambda: backends.instead(rows_scored=1 << 24)),
     "one window at a time": ({}, lambda: backends.instead(rows_scored=0)),
     "bfloat16": ({"model.precision": "bfloat16"}, contextlib.nullcontext),

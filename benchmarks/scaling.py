@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 from absl import app, flags
 
@@ -56,13 +57,15 @@ def measure(row: dict) -> dict:
         "JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu"),
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={row['devices']}",
     }
+    folder = tempfile.TemporaryDirectory()  # for what processes but the first say
     command = [sys.executable, "-m", "benchmarks.scaling", f"--worker={json.dumps(row)}"]
     if row["processes"] > 1:
         environment |= {
-            "PROCESSES": str(row["processes"]), "DEVICES_PER_PROCESS": str(row["devices"]), "LOG_DIR": os.devnull,
+            "PROCESSES": str(row["processes"]), "DEVICES_PER_PROCESS": str(row["devices"]), "LOG_DIR": folder.name,
         }  # fmt: skip
         command = ["launch/local.sh", "--", *command]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    with folder:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
     found = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not found:
         raise RuntimeError(f"{row} failed with exit code {done.returncode}:\n{done.stderr[-2000:]}")

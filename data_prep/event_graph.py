@@ -12,7 +12,7 @@ import numpy as np
 
 from data_prep import identity
 from data_prep.scaling import CHANNELS
-from data_prep.vocabulary import MAX_OPERATIONS, Vocabulary
+from data_prep.vocabulary import FLOOR_NS, MAX_OPERATIONS, Vocabulary
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, SIGNAL_DIM, System
 
 EVIDENCE = {
@@ -133,8 +133,8 @@ def node_attributes(signal: dict[str, np.ndarray], context: dict[str, np.ndarray
     return out
 
 
-def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> System:
-    """The static facts of every window, padded to `budget` nodes."""
+def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str, tick_ns: int) -> System:
+    """The static facts of every window, padded to `budget` nodes; `tick_ns`: a tick, nanoseconds."""
     real = len(nodes.names)
     services = sorted(set(v.service_of_unit))
     service_of_unit = np.array([services.index(s) for s in v.service_of_unit])
@@ -169,11 +169,23 @@ def make_system(nodes: Nodes, v: Vocabulary, budget: int, mask_units: str) -> Sy
         unit_hash=pad([identity.stable_hash(name) for name in units], 0, np.uint32),
         service=pad(service, -1, np.int32),
         caller=pad(np.where(nodes.caller >= 0, service_of_unit[nodes.caller], -1), -1, np.int32),
+        lag=pad(_lag(nodes, v, tick_ns), 0, np.int32),
         service_position=positions,
         node_names=tuple(nodes.names),
         service_names=tuple(services),
         channels=CHANNELS,
     )
+
+
+def _lag(nodes: Nodes, v: Vocabulary, tick_ns: int) -> np.ndarray:
+    """[n]: of a dependency, ticks from where its caller's call begins to where the callee does; 0 where unknown.
+
+    A callee begins when half of what a call takes outside of it has passed.
+    """
+    lag = np.zeros(len(nodes.kind), np.int32)
+    outside = np.exp(v.gap["mean"].fill_null(-np.inf).to_numpy()) - FLOOR_NS
+    lag[nodes.kind == DEPENDENCY] = np.round(np.maximum(outside, 0) / 2 / tick_ns)
+    return lag
 
 
 def _witness(nodes: Nodes, v: Vocabulary, present: np.ndarray) -> np.ndarray:

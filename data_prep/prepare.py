@@ -137,7 +137,7 @@ def prepare_tables(
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
     with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
-        system = event_graph.make_system(nodes, v, budget, data.mask_units)
+        system = event_graph.make_system(nodes, v, budget, data.mask_units, tick_ns)
         length = data.window_length
         transforms = {t: map_shards.Transform(v, s, edges, budget, length, shards) for t, s in statistics.items()}
         most = max(ordered(executor, operator.call, [transforms[t] for t in turn.tolist()], jobs))

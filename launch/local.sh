@@ -35,13 +35,13 @@ if [[ "$DRY_RUN" == "1" ]]; then
     exit 0
 fi
 
+[[ -n "$LOG_DIR" ]] && mkdir -p "$LOG_DIR"
 pids=()
 signal_all() { kill -s "$1" "${pids[@]}" 2>/dev/null || true; }
 trap 'signal_all TERM' TERM INT
 trap 'signal_all USR1' USR1
 for ((i = 0; i < PROCESSES; i++)); do
     if [[ -n "$LOG_DIR" && $i -gt 0 ]]; then
-        mkdir -p "$LOG_DIR"
         SSAD_PROCESS_ID=$i "$@" >"$LOG_DIR/process-$i.log" 2>&1 &
     else
         SSAD_PROCESS_ID=$i "$@" &

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import jraph
 import numpy as np
 
+from data_prep.errors import InputError
 from ssad_jax.prepared import Prepared
 
 WINDOW_ARRAYS = ("nodes", "senders", "receivers", "edge_kind", "n_edge", "start_tick")
@@ -27,18 +28,46 @@ class Batch(NamedTuple):
     window_mask: jax.Array  # [B, S] bool, false where there is no window
     start_tick: jax.Array  # [B, S] int32; windows i, j overlap iff |start_tick_i - start_tick_j| < window_length
     index: jax.Array  # [B] int32, the example's number in the whole dataset (for keys); -1 at padding
+    ticks: jax.Array | None = None  # [B, S, T, C] float16: signals tick by tick, where a method reads them
 
 
-def resident(prepared: Prepared, ids=None) -> dict[str, np.ndarray]:
+class Needs(NamedTuple):
+    """What a method reads of a dataset beside its event graphs."""
+
+    tick_signals: tuple[np.ndarray, np.ndarray] | None = None  # node [C], channel [C]: signals to have tick by tick
+    alone: bool = False  # examples are single windows, each once, instead of sequences
+
+
+NOTHING_ELSE = Needs()
+
+
+def resident(prepared: Prepared, ids=None, needs: Needs = NOTHING_ELSE) -> dict[str, np.ndarray]:
     """The arrays of the windows `ids` (all W of them by default) that batches are gathered from.
 
     Returns:
-        nodes [W, N, 32] f32, senders, receivers [W, E] i32, edge_kind [W, E] i8, n_edge, n_node, start_tick [W] i32.
+        nodes [W, N, 32] f32, senders, receivers [W, E] i32, edge_kind [W, E] i8, n_edge, n_node, start_tick [W] i32,
+        and where a method needs them ticks [W, T, C] f16.
+
+    Raises:
+        InputError: the dataset has no per-tick signals, and they are needed.
     """
     rows = slice(None) if ids is None else ids
     arrays = {name: np.asarray(getattr(prepared.windows, name)[rows]) for name in WINDOW_ARRAYS}
     n_node = np.full(len(arrays["n_edge"]), prepared.system.node_mask.sum(), np.int32)
+    if needs.tick_signals is not None:
+        if prepared.ticks is None:
+            raise InputError(f"{prepared.directory} holds no per-tick signals; prepare the data again")
+        windows = np.arange(prepared.windows.num_windows)[rows]
+        arrays["ticks"] = prepared.ticks.of(windows, prepared.manifest["window_length"], *needs.tick_signals)
     return {**arrays, "n_node": n_node}
+
+
+def examples_for(prepared: Prepared, needs: Needs) -> Prepared:
+    """The dataset with the training examples that a method learns from."""
+    if not needs.alone:
+        return prepared
+    windows = np.unique(prepared.fit_sequences)
+    return dataclasses.replace(prepared, fit_sequences=windows[windows >= 0][:, None].astype(np.int32))
 
 
 def graphs_tuple(resident: dict[str, jax.Array], idx: jax.Array) -> jraph.GraphsTuple:
@@ -69,7 +98,9 @@ def make_batch(windows: dict[str, jax.Array], sequences: jax.Array, index: jax.A
     """Gather sequences of windows: `sequences` [B, S] rows of `windows` (-1: none), `index` [B] example numbers."""
     mask = (sequences >= 0) & (index >= 0)[:, None]
     graphs = graphs_tuple(windows, sequences)
-    return Batch(graphs, mask, windows["start_tick"][jnp.maximum(sequences, 0)], index)
+    first = jnp.maximum(sequences, 0)
+    ticks = windows["ticks"][first] if "ticks" in windows else None
+    return Batch(graphs, mask, windows["start_tick"][first], index, ticks)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +112,7 @@ class Chunk:
     padded: int  # windows after padding, the same for every chunk: one compilation serves all
 
 
-def plan_chunks(prepared: Prepared, batch_size: int, megabytes: float) -> list[Chunk]:
+def plan_chunks(prepared: Prepared, batch_size: int, megabytes: float, needs: Needs = NOTHING_ELSE) -> list[Chunk]:
     """Cut the training examples into as few chunks as fit the budget.
 
     Two chunks of a streamed dataset are on the device at a time (the next is moved while one is used), so each
@@ -96,26 +127,29 @@ def plan_chunks(prepared: Prepared, batch_size: int, megabytes: float) -> list[C
         parts = [np.arange(a, min(b, num_examples), dtype=np.int32) for a, b in zip(cuts, cuts[1:], strict=False)]
         ids = [np.unique(sequences[p][sequences[p] >= 0]) for p in parts]
         padded = max(len(i) for i in ids)
-        needed = padded * window_bytes(prepared) * (1 if count == 1 else 2)
+        needed = padded * window_bytes(prepared, needs) * (1 if count == 1 else 2)
         if needed <= megabytes * 2**20 or count == steps:
             break
     return [Chunk(p, i.astype(np.int32), padded) for p, i in zip(parts, ids, strict=True)]
 
 
-def window_bytes(prepared: Prepared) -> int:
+def window_bytes(prepared: Prepared, needs: Needs = NOTHING_ELSE) -> int:
     """Bytes that one window takes on the device."""
     arrays = (getattr(prepared.windows, name) for name in WINDOW_ARRAYS)
-    return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays) + 4
+    ticks = 0
+    if needs.tick_signals is not None:
+        ticks = np.float16().itemsize * prepared.manifest["window_length"] * len(needs.tick_signals[0])
+    return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays) + 4 + ticks
 
 
-def load_chunk(prepared: Prepared, chunk: Chunk) -> dict:
+def load_chunk(prepared: Prepared, chunk: Chunk, needs: Needs = NOTHING_ELSE) -> dict:
     """A chunk's arrays: {'windows': see `resident`, 'sequences': [Q, S] rows of 'windows', -1 where none}.
 
     `sequences` has a row for every example of the dataset, so that orders and keys use the same numbers however
     the dataset is cut; rows of examples outside the chunk are -1.
     """
     padding = np.repeat(chunk.windows[:1], chunk.padded - len(chunk.windows))
-    windows = resident(prepared, np.concatenate([chunk.windows, padding]))
+    windows = resident(prepared, np.concatenate([chunk.windows, padding]), needs)
     sequences = np.full_like(prepared.fit_sequences, -1)
     own = prepared.fit_sequences[chunk.examples]
     sequences[chunk.examples] = np.where(own >= 0, np.searchsorted(chunk.windows, own), -1)

@@ -7,7 +7,6 @@ comparison.json and comparison.md. Finished cells (split x detector x seed) stay
 on where it was interrupted, and computes again what a changed setting or dataset changes.
 """
 
-import hashlib
 import sys
 from pathlib import Path
 
@@ -91,7 +90,7 @@ def _one_protocol(config, title: str, chosen: list, num_seeds: int, store) -> di
         cells = {seed: {p.name: store.get(family, p, seed).detectors for p in parts} for seed in seeds}
         first = cells[seeds[0]][parts[0].name]
         main = ONLY if ONLY in first else config.score.variant
-        others = [name for name in first if name != main] if family.name == families.MAIN else []
+        others = [name for name in first if name != main] if family.name == family.method else []
         for seen in (main, *others):
             name = family.name if seen == main else f"{family.name}: {seen}"
             per_seed = {seed: splits.pool_detector(name, [cells[seed][p.name][seen] for p in parts]) for seed in seeds}
@@ -101,15 +100,8 @@ def _one_protocol(config, title: str, chosen: list, num_seeds: int, store) -> di
             for row in measured[name].rows:
                 own = family.config(config)
                 own.seed = row["seed"]
-                evaluation_log.append(own, _manifest(parts), "compare", title, name, row, once=True)
+                evaluation_log.append(own, splits.manifest(parts), "compare", title, name, row, once=True)
     return figures.compare_protocol(parts, test, measured) | {"point_adjustment": adjusted}
-
-
-def _manifest(parts) -> dict:
-    """What the evaluation log asks of a dataset, for all splits of a protocol."""
-    hashes = [part.prepared.manifest["dataset_hash"] for part in parts]
-    joined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-    return {"dataset_hash": joined} | {key: parts[0].prepared.manifest.get(key) for key in ("simulated", "injected")}
 
 
 def _say(message: str) -> None:

@@ -7,14 +7,18 @@ shows only what it is about. Defaults of the model, losses and optimiser are Tab
 
 from ml_collections import ConfigDict
 
+from ssad_jax.methods import METHODS
+
 
 def default_config(name: str) -> ConfigDict:
     """A complete configuration called `name` (the default working directory is `runs/<name>`)."""
     config = ConfigDict()
     config.name = name
     config.seed = 0
-    config.method = "knowledge_ssl"
+    config.method = "knowledge_ssl"  # knowledge_ssl (method A) | cross_service (method B)
     config.evaluation_log = ""  # JSON lines file: every evaluation on labelled test windows that are not simulated
+
+    config.methods = ConfigDict({method: {} for method in METHODS})  # settings of each; see `use_method`
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha
@@ -80,6 +84,15 @@ def default_config(name: str) -> ConfigDict:
         "attribute_drop": 0.1,  # share of signal entries
         "window_jitter": 1,  # windows; a sequence is shifted by so many at most, where neighbours exist
     })
+    config.cross_service = ConfigDict({  # method B alone; the paper gives no values
+        "service": 1.0,  # weight of the contrast between services
+        "system": 1.0,  # weight of the contrast between windows
+        "channels": "evidence",  # evidence | all: signals that speak of faults, or volumes as well
+        "window_signals": True,  # the encoder is also given the signals of the whole window
+        "modality_alone": 0.2,  # share of views that show one modality alone
+        "modality_drop": 0.2,  # share of the others that lack one
+        "align_ticks": 1,  # a called service is moved in time by so many ticks at most
+    })
     config.knowledge = ConfigDict({
         "path": "",
         "variant": "rules",  # rules | shuffled | random | none: what the prototypes know
@@ -104,6 +117,7 @@ def default_config(name: str) -> ConfigDict:
         "alpha": 1.0,  # reconstruction (the paper gives no values)
         "beta": 0.25,  # temporal
         "eta": 0.25,  # prior
+        "neighbours": 5,  # nearest normal windows that a distance is the mean of (method B)
         "scale_floor": 0.2,  # smallest normal scale of a residual, in units of the scaled signal
         "batch_runs": 4,  # runs scored at once
         "threshold": "quantile",  # quantile | pot | conformal | adaptive
@@ -122,6 +136,12 @@ def default_config(name: str) -> ConfigDict:
         "traces": 5,
     })
     return config
+
+
+def use_method(config: ConfigDict, name: str) -> None:
+    """Make `config` one of the method called `name`, with the settings that `config.methods` has for it."""
+    config.method = name
+    config.update_from_flattened_dict(flatten(config.methods[name].to_dict()))
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

@@ -161,11 +161,13 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
 
 
 def masked_log_error(data: Prepared, scored: Scored) -> float | None:
-    """Mean squared residual of the log nodes' counts on the calibration windows; None without logs in fit time.
+    """Mean squared residual of the log nodes' counts on the calibration windows.
+
+    None without logs in fit time, and of a method that predicts no counts.
 
     Every node was masked when it was predicted; about 1 is what Poisson noise would leave of the true rates.
     """
-    if len(log_nodes(data.system)) < 2:  # lines of unknown services alone
+    if len(log_nodes(data.system)) < 2 or scored.held_out_terms.log_error is None:  # lines of unknown services alone
         return None
     return float(scored.held_out_terms.log_error.mean(dtype=np.float64))
 

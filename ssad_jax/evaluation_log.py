@@ -26,7 +26,8 @@ NO_MATTER = {
 def config_hash(config, without=()) -> str:
     """Hash of the settings that scores depend on, but for the seed and the keys or sections `without`."""
     flat = flatten(config.to_dict())
-    left_out = {k for k in flat if k in NO_MATTER or k in without or k.split(".")[0] in without}
+    sections = {"methods", *without}  # settings of the methods count where they are the config's own
+    left_out = {k for k in flat if k in NO_MATTER or k in sections or k.split(".")[0] in sections}
     text = json.dumps({k: v for k, v in flat.items() if k not in left_out}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

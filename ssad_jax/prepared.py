@@ -27,12 +27,13 @@ import polars as pl
 
 from data_prep.errors import InputError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 IDENTITY_DIM, CONTEXT_DIM, SIGNAL_DIM = 96, 16, 16  # together 128, the paper's input dimension (Table 2)
 NODE_KINDS = ("service", "log", "metric", "dependency", "event")
 EDGE_KINDS = ("invocation", "ownership", "cooccurrence")
 CHECKED = ("system/", "windows/", "sequences/", "faults.parquet")  # compared with their hashes when loaded
 LARGE = {"windows/nodes.npy"}  # but for this one: reading it all would cost more than the rest together
+BLOCK = 4096  # ticks read at a time
 UNHASHED = {"manifest.json", "timings.json"}
 
 
@@ -51,6 +52,7 @@ class System:
     unit_hash: np.ndarray  # [N] uint32: stable hash of the unit's name, whatever the order of nodes
     service: np.ndarray  # [N] int32, index into service_names: whom a deviation of the node speaks of; -1 none
     caller: np.ndarray  # [N] int32: of a dependency, the calling service; else -1
+    lag: np.ndarray  # [N] int32: of a dependency, ticks from a call to where the callee begins; else 0
     service_position: np.ndarray  # [services, 8] float32: Laplacian position in the dependency graph
     node_names: tuple[str, ...]  # real nodes only
     service_names: tuple[str, ...]
@@ -81,6 +83,23 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ticks:
+    """The signals of each node tick by tick, in time order; T ticks are those of all segments."""
+
+    signals: np.ndarray  # [T, N, 16] float16, scaled as the windows' signals are, for their share of a window
+    first: np.ndarray  # [W] int64: row of each window's first tick
+
+    def of(self, windows: np.ndarray, length: int, node: np.ndarray, channel: np.ndarray) -> np.ndarray:
+        """[w, length, C] float16: the ticks of windows [w], of the signals (node, channel) [C]."""
+        rows = self.first[windows][:, None] + np.arange(length)
+        needed, place = np.unique(rows, return_inverse=True)
+        blocks = [needed[i : i + BLOCK] for i in range(0, len(needed), BLOCK)]
+        picked = [self.signals[block][:, node, channel] for block in blocks]  # the whole rows of a block at a time
+        picked = np.concatenate(picked) if picked else np.zeros((0, len(node)), np.float16)
+        return picked[place.reshape(rows.shape)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Prepared:
     """A loaded dataset."""
 
@@ -92,6 +111,7 @@ class Prepared:
     faults: pl.DataFrame
     manifest: dict
     directory: Path | None
+    ticks: Ticks | None = None
 
 
 ARRAYS = {
@@ -150,7 +170,25 @@ def load(directory) -> Prepared:
         raise InputError(
             f"{directory / 'faults.parquet'} is damaged ({reason}); delete {directory} and prepare again"
         ) from None
-    return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory)
+    ticks = _load_ticks(directory, windows)
+    return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory, ticks=ticks)
+
+
+def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
+    """The per-tick signals, which stay on disk; None where a dataset was made without."""
+    if not (directory / "ticks").is_dir():
+        return None
+    try:
+        signals = np.load(directory / "ticks" / "signals.npy", mmap_mode="r", allow_pickle=False)
+        start = np.load(directory / "ticks" / "start_unix_nano.npy", allow_pickle=False)
+        first = np.searchsorted(start, windows.start_unix_nano)
+        if len(start) != len(signals) or not np.array_equal(start[first], windows.start_unix_nano):
+            raise ValueError("windows begin at other times than ticks")
+    except (OSError, ValueError, IndexError) as error:
+        raise InputError(
+            f"{directory / 'ticks'} is damaged ({error}); delete {directory} and prepare the data again"
+        ) from None
+    return Ticks(signals, first)
 
 
 def _read_manifest(path: Path) -> dict:

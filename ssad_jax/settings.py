@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from data_prep.errors import InputError
+from ssad_jax.methods import METHODS
 
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
@@ -12,6 +13,8 @@ CHOICES = {
     "model.memory": (True, False),
     "knowledge.variant": ("rules", "shuffled", "random", "none"),
     "model.precision": ("float32", "bfloat16"),
+    "cross_service.channels": ("evidence", "all"),
+    "cross_service.window_signals": (True, False),
     "parallel.mapping": ("pmap", "shard_map"),
     "score.temporal": ("forecast", "paper"),
     "score.prior": ("mahalanobis", "paper"),
@@ -21,9 +24,9 @@ CHOICES = {
 }
 WHOLE = {  # least value
     "model.hidden_dim": 1, "model.num_graph_layers": 0, "model.num_prototypes": 1, "views.window_jitter": 0,
-    "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1, "score.batch_runs": 1,
-    "score.bootstrap": 0, "score.accept_windows": 3, "alerts.min_windows": 1, "alerts.log_lines": 0,
-    "alerts.traces": 0,
+    "cross_service.align_ticks": 0, "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1,
+    "score.batch_runs": 1, "score.neighbours": 1, "score.bootstrap": 0, "score.accept_windows": 3,
+    "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -31,9 +34,12 @@ POSITIVE = (
 )  # fmt: skip
 AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
-    "score.eta", "alerts.cool_down_seconds",
+    "score.eta", "cross_service.service", "cross_service.system", "alerts.cool_down_seconds",
 )  # fmt: skip
-BELOW_ONE = ("alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop")  # 0 <= x < 1
+BELOW_ONE = (  # 0 <= x < 1
+    "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
+    "cross_service.modality_drop",
+)
 INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
 
 
@@ -43,9 +49,8 @@ def check(config) -> None:
     Raises:
         InputError: the first value that cannot be used, with the values that can.
     """
-    known = sorted(p.stem for p in Path(__file__).with_name("methods").glob("[a-z]*.py"))
-    if config.method not in known:
-        raise InputError(f"method={config.method!r} is unknown; use {' or '.join(known)}")
+    if config.method not in METHODS:
+        raise InputError(f"method={config.method!r} is unknown; use {' or '.join(METHODS)}")
     if config.knowledge.path and not Path(config.knowledge.path).is_file():
         raise InputError(
             f"knowledge.path={config.knowledge.path!r} is not a file; start from the directory that it is relative to, "

@@ -24,7 +24,7 @@ from data_prep.errors import InputError
 from ssad_jax import prepared, train, trained
 from ssad_jax.backends import choices
 from ssad_jax.batching import WINDOW_ARRAYS, make_batch
-from ssad_jax.methods.knowledge_ssl import Method
+from ssad_jax.methods.interface import Method
 from ssad_jax.prepared import CONTEXT_DIM, SIGNAL_DIM, Prepared, System
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, apply_calibration, kind_names

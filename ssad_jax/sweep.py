@@ -27,13 +27,24 @@ WORKDIR = flags.DEFINE_string(
 TOGETHER = flags.DEFINE_enum(
     "together", "auto", ["auto", "yes", "no"], "Trainings in one vmapped program; auto: where that measures faster."
 )
+PROTOCOL = flags.DEFINE_enum(
+    "protocol", "", ["", "chronological", "folds"],
+    "folds: test windows of all five folds, pooled; default config.data.protocol.", allow_override=True,
+)  # fmt: skip
+FIGURES = flags.DEFINE_string("figures", "auroc", "Figures to draw, separated by commas.")
 
 
-def sweep(config, key: str, values: str, num_seeds: int, workdir: Path, together: str = "auto") -> dict:
+def sweep(
+    config, parameter, num_seeds: int, workdir: Path, together: str = "auto", protocol: str = "",
+    shown: tuple[str, ...] = ("auroc",), scores: tuple[str, ...] = (),
+) -> dict:  # fmt: skip
     """Compute what is missing, measure everything and write the tables and the plot.
 
     Args:
-        key, values, num_seeds, together: as the flags.
+        parameter: `sensitivity.parameter.Parameter`.
+        num_seeds, together, protocol: as the flags; protocol "": that of the config.
+        shown: figures to draw, of `tables.TITLES`.
+        scores: to measure; default: `config.score.variant`.
 
     Returns:
         What sweep.json holds.
@@ -42,10 +53,6 @@ def sweep(config, key: str, values: str, num_seeds: int, workdir: Path, together
         InputError: a key, value or setting that cannot be used, or data that cannot be prepared.
         RuntimeError: a training diverged whose program is its own; those of numbers of a shared program are noted.
     """
-    from ssad_jax.sensitivity import parameter as parameters
-
-    parameter = parameters.parse(config, key, values)
-
     from ssad_jax import workdir as workdirs  # with what it brings: not needed for --help and bad flags
     from ssad_jax.comparison.compute import Store
     from ssad_jax.scoring import output
@@ -54,10 +61,13 @@ def sweep(config, key: str, values: str, num_seeds: int, workdir: Path, together
     speed.check(together, parameter.needs)
     workdir = workdirs.make(workdir)
     store = Store(workdir, _say)
-    found = compute.variants(config, parameter)
+    protocol = protocol or config.data.protocol
+    found = compute.variants(config, parameter, protocol)
     seeds = list(range(config.seed, config.seed + num_seeds))
     form = compute.fill(store, parameter, found, seeds, together, _say)
-    document = results.collect(config, parameter, found, seeds, store, form or results.last_form(workdir))
+    form = form or results.last_form(workdir)
+    scores = scores or (config.score.variant,)
+    document = results.collect(config, parameter, found, seeds, store, form, protocol, shown, scores)
     output.write_json(workdir / "sweep.json", document)
     output.write_atomically(workdir / "sweep.md", lambda path: path.write_text(tables.markdown(document)))
     output.write_atomically(workdir / "sweep.png", lambda path: plot.draw(document, path))
@@ -82,7 +92,11 @@ def main() -> None:
         raise InputError(f"--seeds={SEEDS.value} is too few; use 1 or more")
     workdir = Path(WORKDIR.value or f"runs/{config.name}_sweep_{PARAMETER.value.replace('.', '_')}")
     with command.stopped_by_signals(f"finished cells are kept in {workdir}; the same command goes on there"):
-        sweep(config, PARAMETER.value, VALUES.value, SEEDS.value, workdir, TOGETHER.value)
+        from ssad_jax.sensitivity import parameter, tables
+
+        chosen = parameter.parse(config, PARAMETER.value, VALUES.value)
+        shown = tables.parse_figures(FIGURES.value)
+        sweep(config, chosen, SEEDS.value, workdir, TOGETHER.value, PROTOCOL.value, shown)
 
 
 if __name__ == "__main__":

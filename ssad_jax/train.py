@@ -192,7 +192,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     if parallel.is_main():
         workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
     state = parallel.replicate(state, mesh)
-    feed = Feed(prepared, config, mesh, own_streams)
+    feed = Feed(prepared, config, mesh, own_streams, method.needs)
     run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
     log = RunLog(workdir, config.train.num_epochs, done, first_step, parallel.is_main())
     with (
@@ -244,7 +244,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     optimizer = make_optimizer(config)
     state = jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))())
     run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
-    params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own), config.train.num_epochs, mesh)
+    params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own, method.needs), config.train.num_epochs, mesh)
     if not finite(params):
         raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
     return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
@@ -294,10 +294,11 @@ def _start(config, fresh, rules: dict, workdir: Path) -> tuple[dict, int]:
 class Feed:
     """The prepared training windows on the devices: all of them, or chunk by chunk with one chunk ahead."""
 
-    def __init__(self, prepared: Prepared, config, mesh, streams: np.ndarray):
-        self._prepared, self._mesh, self._streams = prepared, mesh, streams
+    def __init__(self, prepared: Prepared, config, mesh, streams: np.ndarray, needs: batching.Needs):
+        prepared = batching.examples_for(prepared, needs)
+        self._prepared, self._mesh, self._streams, self._needs = prepared, mesh, streams, needs
         self._batch_size = config.data.batch_size
-        self._chunks = batching.plan_chunks(prepared, self._batch_size, config.train.resident_megabytes)
+        self._chunks = batching.plan_chunks(prepared, self._batch_size, config.train.resident_megabytes, needs)
         self._loaded = {}
         self._group = batching.example_groups(prepared)
         visits = (self._group[:, None] != streams[:, 1].astype(int)).sum(1)
@@ -321,13 +322,13 @@ class Feed:
 
     def _take(self, number: int) -> dict:
         if number not in self._loaded:
-            arrays = batching.load_chunk(self._prepared, self._chunks[number])
+            arrays = batching.load_chunk(self._prepared, self._chunks[number], self._needs)
             self._loaded[number] = parallel.replicate(arrays, self._mesh)
         return self._loaded[number]
 
     def describe(self, mesh, done: int, num_epochs: int) -> str:
         examples, chunks = len(self._prepared.fit_sequences), len(self._chunks)
-        size = sum(c.padded for c in self._chunks) * batching.window_bytes(self._prepared) / 2**20
+        size = sum(c.padded for c in self._chunks) * batching.window_bytes(self._prepared, self._needs) / 2**20
         place = "resident" if chunks == 1 else f"streamed in {chunks} chunks"
         return (
             f"{examples} sequences ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "

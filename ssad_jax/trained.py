@@ -7,7 +7,7 @@ import jax
 from ssad_jax import checkpoint, methods, train
 from ssad_jax.checkpoint import Checkpoint, Context
 from ssad_jax.knowledge import Knowledge
-from ssad_jax.methods.knowledge_ssl import Method
+from ssad_jax.methods.interface import Method
 from ssad_jax.prepared import System
 
 

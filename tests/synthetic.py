@@ -8,7 +8,7 @@ leave their expectation.
 import numpy as np
 import polars as pl
 
-from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, SIGNAL_DIM, Prepared, System, Windows
+from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, SIGNAL_DIM, Prepared, System, Ticks, Windows
 
 NS = 1_000_000_000
 WINDOW_LENGTH, STRIDE = 20, 5
@@ -54,6 +54,7 @@ def make_prepared(
         evidence=signal_mask, witness=signal_mask, rising=np.zeros_like(signal_mask),
         mask_unit=np.where(node_mask, np.arange(budget), -1).astype(np.int32),
         unit_hash=rng.integers(0, 2**32, budget, dtype=np.uint32), service=owner, caller=caller,
+        lag=np.zeros(budget, np.int32),
         service_position=rng.normal(size=(num_services, 8)).astype(np.float32),
         node_names=tuple(names), service_names=tuple(services), channels=channels,
     )  # fmt: skip
@@ -126,5 +127,14 @@ def make_prepared(
     }  # fmt: skip
     return Prepared(
         system, windows, sequences, runs[0 if folds else num_fit : 3 * segments // 4], runs[3 * segments // 4 :],
-        faults, manifest, None,
+        faults, manifest, None, _ticks(rng, system, segments * ticks_per_segment, start_tick, faulty),
     )  # fmt: skip
+
+
+def _ticks(rng, system: System, count: int, start_tick, faulty) -> Ticks:
+    """Noise in every signal; in faulty windows the log lines of the last service leave it."""
+    signals = 0.5 * rng.normal(size=(count, *system.signal_mask.shape)) * system.signal_mask
+    culprit = (system.kind == 1) & (system.service == len(system.service_names) - 1)
+    for first in start_tick[faulty]:
+        signals[first : first + WINDOW_LENGTH, culprit, 0] = 2.0
+    return Ticks(signals.astype(np.float16), start_tick.astype(np.int64))

@@ -87,6 +87,7 @@ def _system(num_nodes: int, slots: int, rng) -> System:
         identity=identity * mask[:, None], kind=kind, node_mask=mask, signal_mask=signal_mask, evidence=signal_mask,
         witness=signal_mask, rising=np.zeros_like(signal_mask), mask_unit=unit,
         unit_hash=np.where(mask, hashes[np.maximum(unit, 0)], 0).astype(np.uint32), service=service, caller=caller,
+        lag=np.zeros(slots, np.int32),
         service_position=rng.standard_normal((num_services, 8), np.float32),
         node_names=tuple(f"node {i}" for i in range(num_nodes)),
         service_names=tuple(f"service {i}" for i in range(num_services)),

@@ -18,7 +18,7 @@ from ssad_jax.evaluation_log import config_hash
 from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.output import write_arrays
 
-VERSION = 1
+VERSION = 2
 LATER = ("alerts", "score.variant")  # what is made of scores afterwards
 TRAINING = ("method", "data", "simulate", "model", "loss", "views", "knowledge", "optimizer", "train", "parallel")
 OUTSIDE = (  # no score comes from these
@@ -72,6 +72,8 @@ def save(path: Path, split: Split, cell: Cell) -> None:
     number = {name: i for i, name in enumerate(services)}
     for i, (name, detector) in enumerate(cell.detectors.items()):
         arrays[f"score_{i}"], arrays[f"alert_{i}"] = detector.score, detector.alert
+        if detector.held_out is not None:
+            arrays[f"held_out_{i}"] = detector.held_out
         if detector.suspects is not None:
             width = max(map(len, detector.suspects), default=0)
             rows = [[number[s] for s in names] + [-1] * (width - len(names)) for names in detector.suspects]
@@ -98,7 +100,7 @@ def load(path: Path, split: Split) -> Cell | None:
                     suspects = [[header["services"][s] for s in row if s >= 0] for row in rows]
                 detectors[facts["name"]] = Detector(
                     facts["name"], arrays[f"score_{i}"], facts["threshold"], facts["method"], arrays[f"alert_{i}"],
-                    suspects,
+                    suspects, held_out=arrays[f"held_out_{i}"] if f"held_out_{i}" in arrays else None,
                 )  # fmt: skip
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None

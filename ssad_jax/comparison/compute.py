@@ -11,7 +11,7 @@ import numpy as np
 import ssad_jax
 from ssad_jax import train
 from ssad_jax.comparison import cells
-from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, Family
+from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, Family, families
 from ssad_jax.comparison.fit import fit, make_method
 from ssad_jax.comparison.splits import Split
 from ssad_jax.floors import FLOORS
@@ -19,6 +19,7 @@ from ssad_jax.floors.cross_fit import Windows
 from ssad_jax.floors.linear import closed_form, score_linear
 from ssad_jax.floors.pyod import PYOD
 from ssad_jax.scoring.assess import Detector
+from ssad_jax.scoring.attribution import merged_ranking
 from ssad_jax.scoring.calibration import kind_names
 from ssad_jax.scoring.conformal import overlap
 from ssad_jax.scoring.detectors import Scored, make_detector, score_dataset, suspect_lists, with_threshold
@@ -67,6 +68,13 @@ def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detecto
     return make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, _overlap(split))
 
 
+def combined(split: Split, parts: list[Detector]) -> Detector:
+    """What several calibrated scores say together: their sum, and suspects by their ranks in all lists."""
+    held_out, test = (np.sum([getattr(p, name) for p in parts], axis=0) for name in ("held_out", "score"))
+    names = [merged_ranking(lists) for lists in zip(*(p.suspects for p in parts), strict=True)]
+    return make_detector(ONLY, held_out, test, split.config.score, _overlap(split), names)
+
+
 def _overlap(split: Split):
     start, facts = split.prepared.windows.start_tick[split.held_out], split.prepared.manifest
     return overlap(start, facts["window_length"], facts["stride"])
@@ -109,6 +117,8 @@ class Store:
 
     def ensure(self, family: Family, split: Split, seeds: list[int], cache: dict) -> None:
         """Compute the cells that are not there yet."""
+        for name in family.parts:
+            self.ensure(families()[name], split, seeds, cache)
         started = time.perf_counter()
         for seed, detectors in compute(family, split, self.missing(family, split, seeds), cache):
             seconds, started = time.perf_counter() - started, time.perf_counter()
@@ -117,7 +127,7 @@ class Store:
     def missing(self, family: Family, split: Split, seeds: list[int]) -> list[int]:
         """The seeds without a cell; cells of another version of the program are counted."""
         out = []
-        for seed in seeds:
+        for seed in seeds if not family.parts else []:
             found = self.get(family, split, seed)
             if found is None:
                 out.append(seed)
@@ -133,5 +143,10 @@ class Store:
         self._say(f"{split.name} {family.name} seed {seed}: {seconds:.1f} s")
 
     def get(self, family: Family, split: Split, seed: int) -> cells.Cell | None:
-        """The cell, if it is there."""
+        """The cell, if it is there; of a combined family, made of those of its parts."""
+        if family.parts:
+            found = [self.get(families()[name], split, seed) for name in family.parts]
+            if None in found:
+                return None
+            return cells.Cell({ONLY: combined(split, [cell.detectors["calibrated"] for cell in found])}, {})
         return cells.load(cells.path_of(self._workdir, split, family, seed), split)

@@ -1,7 +1,8 @@
 """What can be compared: families of detectors that one computation gives.
 
-A trained family is method A under a few other settings; one training gives several detectors (both score variants, each
-term, each kind of node). The others are fitted in closed form or by a library and give one detector each.
+A trained family is a method, or method A under a few other settings; one training gives several detectors (both score
+variants, each term, each kind of node). A combined one adds up what two others say. The rest are fitted in closed form
+or by a library and give one detector each.
 """
 
 import dataclasses
@@ -10,10 +11,12 @@ import importlib.util
 
 from data_prep.errors import InputError
 from ssad_jax import settings
+from ssad_jax.config import use_method
 from ssad_jax.floors import FLOORS
 from ssad_jax.floors.pyod import PYOD
 
-MAIN = "knowledge_ssl"
+MAIN, CROSS = "knowledge_ssl", "cross_service"  # methods A and B
+UNTRAINED = {MAIN: "untrained", CROSS: "cross_service_untrained"}
 RECIPE = "linear"
 ABLATION_SEEDS = 3
 
@@ -37,13 +40,17 @@ class Family:
     """Detectors of one computation."""
 
     name: str
-    kind: str  # trained | untrained | recipe | floor | pyod
+    kind: str  # trained | untrained | combined | recipe | floor | pyod
     overrides: tuple[tuple[str, object], ...] = ()  # of the config
     deterministic: bool = False  # every seed gives the same
+    method: str | None = None  # that is trained
+    parts: tuple[str, ...] = ()  # names of the families that are combined
 
     def config(self, config):
         """A copy of `config` with this family's settings."""
         own = config.copy_and_resolve_references()
+        if self.method not in (None, own.method):
+            use_method(own, self.method)
         own.update_from_flattened_dict(dict(self.overrides))
         return own
 
@@ -61,8 +68,12 @@ def families() -> dict[str, Family]:
     closed = [Family(name, "recipe", deterministic=True) for name in RECIPES]
     for kind, names in (("floor", FLOORS), ("pyod", PYOD)):
         closed += [Family(name, kind, deterministic=name not in SEEDED) for name in names]
-    trained = [Family(MAIN, "trained"), Family("untrained", "untrained")]
-    trained += [Family(name, "trained", tuple(changes.items())) for name, changes in ABLATIONS.items()]
+    trained = [
+        Family(MAIN, "trained", method=MAIN), Family(CROSS, "trained", method=CROSS),
+        Family("combined", "combined", parts=(MAIN, CROSS)),
+        *(Family(name, "untrained", method=method) for method, name in UNTRAINED.items()),
+    ]  # fmt: skip
+    trained += [Family(name, "trained", tuple(changes.items()), method=MAIN) for name, changes in ABLATIONS.items()]
     return {family.name: family for family in closed + trained}
 
 

@@ -13,7 +13,7 @@ from ssad_jax.scoring.assess import Detector, TestWindows, assess, draws
 SHOWN = (*resampling.FIGURES, "oracle_best_f1", "delay_seconds_p90")
 BY_TYPE = ("auroc", "hit_rate_at_1", "event_recall", "delay_seconds_median", "num_windows", "num_faults")
 BLOCKS = ("events", "segments")
-ORDER = ("trained", "untrained", "recipe", "floor", "pyod")  # of kinds of families in the tables
+ORDER = ("trained", "combined", "untrained", "recipe", "floor", "pyod")  # of kinds of families in the tables
 
 
 @dataclasses.dataclass

@@ -1,6 +1,7 @@
 """The splits of a protocol: prepared datasets, and their test windows pooled into one evaluation."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -53,6 +54,13 @@ def make_split(name: str, config, prepared: Prepared) -> Split:
 def _in_time(prepared: Prepared, runs: np.ndarray) -> np.ndarray:
     ids = np.unique(runs[runs >= 0])
     return ids[np.argsort(prepared.windows.start_unix_nano[ids], kind="stable")]
+
+
+def manifest(splits: list[Split]) -> dict:
+    """What the evaluation log asks of a dataset, for all splits of a protocol."""
+    hashes = [split.prepared.manifest["dataset_hash"] for split in splits]
+    joined = hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+    return {"dataset_hash": joined} | {key: splits[0].prepared.manifest.get(key) for key in ("simulated", "injected")}
 
 
 def pool(splits: list[Split]) -> TestWindows:

@@ -2,7 +2,10 @@
 
 import importlib
 
-METHODS = {"knowledge_ssl": "ssad_jax.methods.knowledge_ssl"}
+METHODS = {
+    "knowledge_ssl": "ssad_jax.methods.knowledge_ssl",  # method A
+    "cross_service": "ssad_jax.methods.cross_service",  # method B
+}
 
 
 def get(name: str):

@@ -8,7 +8,6 @@ reconstruction error, temporal consistency and distance to the nearest prototype
 """
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -28,6 +27,7 @@ from ssad_jax.layers.layout import Graphs, Layout
 from ssad_jax.layers.packing import pack, slots
 from ssad_jax.layers.similarity import cosine, normalise
 from ssad_jax.layers.temporal import PerWindow, Temporal
+from ssad_jax.methods.interface import Carry, Method, ScoreTerms
 from ssad_jax.objectives import views
 from ssad_jax.objectives.alignment import alignment, alignment_error, assign, state_variance, usage_entropy
 from ssad_jax.objectives.contrastive import info_nce, is_negative
@@ -37,37 +37,6 @@ from ssad_jax.prepared import NODE_KINDS, System
 EMBEDDING_DIM = 128  # of z
 # Streams of an example's key.
 JITTER, WINDOWS, MASK, EDGES, ATTRIBUTES, ANCHOR_DROPOUT, POSITIVE_DROPOUT = range(7)
-
-
-class ScoreTerms(NamedTuple):
-    """What scoring B runs of L windows gives; calibration and pooling come after."""
-
-    residual: jax.Array  # [B, L, N, 16]: x - x_hat of each node when masked; 0 at padding and missing channels
-    # All that follow are 0, or nan where it says so, of windows that do not exist.
-    temporal: jax.Array  # [B, L]: 1 - cos(u_t, u_{t-1}); nan where there is no window before
-    prior: jax.Array  # [B, L]: |u_t - m*_t|^2
-    prototype: jax.Array  # [B, L] int32: index of m*_t
-    paper_reconstruction: jax.Array  # [B, L]: mean squared error over one random mask of the paper's ratio
-    state: jax.Array  # [B, L, H]: u_t
-
-
-class Carry(NamedTuple):
-    """What the windows of a run leave to the next one."""
-
-    state: jax.Array  # [1, H]: s of the last window; 0 before the first
-    recalled: jax.Array  # [1, H]: u of the last window; nan before the first
-
-
-class Method(NamedTuple):
-    """Pure functions; see the functions of the same names in this module."""
-
-    init: Callable  # key -> params, a nested dict of arrays
-    loss: Callable  # params, batch, keys [B], gather -> sums, counts, diagnostics
-    score: Callable  # params, batch, keys=None -> ScoreTerms
-    pair_distances: Callable  # params, batch, keys [B] -> positive [n], negative [n, n]
-    prototype_names: tuple[str, ...]
-    begin: Callable | None = None  # -> Carry before a run's first window
-    step: Callable | None = None  # params, batch of one run's next L windows, carry -> ScoreTerms, carry
 
 
 class Network(nnx.Module):

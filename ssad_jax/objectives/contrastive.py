@@ -43,3 +43,31 @@ def info_nce(anchor, positive, start_tick, mask, gather, apart: int, temperature
         "negative_cosine": (jnp.where(negative, pairs, 0).sum(), negative.sum()),
     }
     return total, counted.sum(), diagnostics
+
+
+def service_info_nce(first, second, start_tick, mask, gather, apart: int, temperature: float):
+    """Symmetric InfoNCE of services (METHOD B): the same service in two views of a window attracts.
+
+    Negatives are the other services of that window, and the same service in windows of the global batch that exist and
+    do not overlap it in time, all in the other view.
+
+    Args:
+        first, second: [n, U, d], normalised embeddings of the services of this device's windows.
+        start_tick, mask, gather, apart: as in `info_nce`.
+
+    Returns:
+        sum over services and this device's windows, their count.
+    """
+    count, services = first.shape[:2]
+    own = (first * second).sum(-1) / temperature  # [n, U]
+    far = is_negative(start_tick, mask, gather(start_tick), gather(mask), apart)[:, None]  # [n, 1, n * devices]
+    others = ~jnp.eye(services, dtype=bool)[None]  # [1, U, U]
+
+    def one_way(x, other):
+        across = jnp.where(others, jnp.einsum("nud,nvd->nuv", x, other) / temperature, -jnp.inf)
+        along = jnp.where(far, jnp.einsum("nud,mud->num", x, gather(other)) / temperature, -jnp.inf)
+        return jax.nn.logsumexp(jnp.concatenate([own[..., None], across, along], axis=-1), axis=-1) - own
+
+    counted = mask[:, None] & (far.any(-1) | (services > 1))
+    total = jnp.where(counted, 0.5 * (one_way(first, second) + one_way(second, first)), 0).sum()
+    return total, jnp.broadcast_to(counted, (count, services)).sum()

@@ -23,7 +23,7 @@ def pair_distances(method, params, prepared: Prepared, held_out: np.ndarray, con
 
     Windows are taken in sequences of the training length; a sequence stays within one segment.
     """
-    length, batch_size = config.data.sequence_length, config.data.batch_size
+    length, batch_size = 1 if method.needs.alone else config.data.sequence_length, config.data.batch_size
     segment = prepared.windows.segment[held_out]
     sequences = []
     for members in np.split(held_out, np.flatnonzero(np.diff(segment)) + 1):
@@ -33,7 +33,7 @@ def pair_distances(method, params, prepared: Prepared, held_out: np.ndarray, con
     some = np.unique(np.linspace(0, len(sequences) - 1, min(batch_size, len(sequences))).round().astype(int))
     ids = np.full((batch_size, length), -1, np.int32)
     ids[: len(some)] = np.stack(sequences)[some]
-    windows = resident(prepared, np.maximum(ids, 0).reshape(-1))
+    windows = resident(prepared, np.maximum(ids, 0).reshape(-1), method.needs)
     rows = np.where(ids >= 0, np.arange(ids.size, dtype=np.int32).reshape(ids.shape), -1)
     keys = jax.random.split(jax.random.key(config.seed), batch_size)
 

@@ -45,6 +45,7 @@ class Detector:
     alert: np.ndarray  # [M] bool
     suspects: list[list[str]] | None = None  # M ordered lists of service names
     p_value: np.ndarray | None = None  # [M] conformal, of the window's score
+    held_out: np.ndarray | None = None  # [H] scores of the calibration windows, in time order
 
 
 def test_windows(windows, faults: pl.DataFrame, ids: np.ndarray) -> TestWindows:

@@ -6,13 +6,14 @@ by what else speaks of each: its own nodes, and its other calls in the mean. Wit
 callee's.
 """
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from ssad_jax.prepared import CONTEXT_DIM, NODE_KINDS, System
 from ssad_jax.scoring.calibration import Calibration, column_errors
-from ssad_jax.scoring.terms import LOG_COUNT, Columns
+from ssad_jax.scoring.terms import DISTANCE, LOG_COUNT, Columns
 
 CALLEE_PRIOR, CALLER_PRIOR = 1.0, 0.5  # what speaks of an end before anything does, in calibrated errors
 
@@ -36,14 +37,14 @@ def service_blame(system: System, calibration: Calibration, node_error: np.ndarr
     the worst node counts, and kinds that agree add up as independent ones (root of the sum of squares). 0 where no node
     of the service exceeds the worst node of its kind in a median normal window.
     """
-    real = system.node_mask & system.witness.any(1) & (system.service >= 0)
+    real = system.node_mask & (system.service >= 0)
     over = np.zeros_like(node_error, np.float32)
     kind = system.kind[real]
     over[:, real] = np.maximum((node_error[:, real] - calibration.node_median[kind]) / calibration.node_spread[kind], 0)
-    calls = real & (system.caller >= 0)
+    calls = real & (system.caller >= 0) & system.witness.any(1)
     shape = len(node_error), len(system.service_names)
     worst = np.zeros((len(NODE_KINDS), *shape), np.float32)
-    own = np.flatnonzero(real & ~calls)
+    own = np.flatnonzero(real & (system.caller < 0))
     _raise(worst, system.kind[own], system.service[own], over[:, own])
     speaks = worst.max(0)
     over, caller, callee, kind = over[:, calls], system.caller[calls], system.service[calls], system.kind[calls]
@@ -85,6 +86,15 @@ def suspects(system: System, blame: np.ndarray) -> list[list[str]]:
     return [[str(names[s]) for s in row if b[s] > 0] for row, b in zip(order, blame, strict=True)]
 
 
+def merged_ranking(lists: Iterable[list[str]]) -> list[str]:
+    """One list of several for one window, by summed reciprocal rank, ties by name."""
+    total: dict[str, float] = {}
+    for names in lists:
+        for rank, name in enumerate(names, start=1):
+            total[name] = total.get(name, 0.0) + 1 / rank
+    return sorted(total, key=lambda name: (-total[name], name))
+
+
 def top_deviations(
     system: System, place: Columns, calibration: Calibration, residual: np.ndarray, observed: np.ndarray, most: int = 6
 ) -> list[Deviation]:
@@ -105,12 +115,10 @@ def top_deviations(
         kind = NODE_KINDS[place.kind[c]]
         channels = system.channels.get(kind, [])
         channel = channels[place.channel[c]] if place.channel[c] < len(channels) else f"channel {place.channel[c]}"
-        out.append(
-            Deviation(
-                node, system.node_names[node], kind, channel, float(observed[c]),
-                float(observed[c] - residual[c]), float(error[c]),
-            )
-        )  # fmt: skip
+        seen_and_expected = float(observed[c]), float(observed[c] - residual[c])
+        if place.channel[c] == DISTANCE:
+            channel, seen_and_expected = "distance from normal", (float(residual[c]), float(calibration.centre[c]))
+        out.append(Deviation(node, system.node_names[node], kind, channel, *seen_and_expected, float(error[c])))
     return out
 
 
@@ -123,5 +131,6 @@ def lines_seen_and_expected(nodes: np.ndarray, node: int):
 
 
 def observed_signals(nodes: np.ndarray, place: Columns, context_dim: int) -> np.ndarray:
-    """[M, C]: the signals of windows given as [M, N, context + signal], in the order of `place`."""
-    return np.asarray(nodes)[:, place.node, context_dim + place.channel]
+    """[M, C]: the signals of windows given as [M, N, context + signal], in the order of `place`; 0 of distances."""
+    signals = np.asarray(nodes)[:, place.node, context_dim + place.channel]
+    return np.where(place.channel == DISTANCE, 0, signals)

@@ -12,8 +12,18 @@ from ssad_jax.scoring.assess import Detector
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, Scores, apply_calibration, fit_calibration, kind_names
 from ssad_jax.scoring.conformal import Overlap, overlap
+from ssad_jax.scoring.distances import read_distances
 from ssad_jax.scoring.states import Readings, read_states
-from ssad_jax.scoring.terms import Columns, Terms, averaged, columns, joined, score_runs, some_fit_runs
+from ssad_jax.scoring.terms import (
+    Columns,
+    Terms,
+    averaged,
+    columns,
+    joined,
+    score_runs,
+    service_columns,
+    some_fit_runs,
+)
 from ssad_jax.scoring.thresholds import Threshold, alerts, decide
 
 
@@ -44,9 +54,12 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
     Raises:
         InputError: there are no calibration windows.
     """
-    place = columns(prepared.system)
+    place = service_columns(prepared.system) if score.by_distance else columns(prepared.system)
     calibration_runs, test_runs = _same_length(prepared.calibration_runs, prepared.test_runs)
     networks = [jax.tree.map(lambda p, k=k: p[k], params) for k in range(len(jax.tree.leaves(params)[0]))]
+
+    # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.
+    fit_runs = some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0]
 
     def by(network, runs):
         return score_runs(score, network, prepared, runs, score_config.batch_runs)
@@ -58,14 +71,18 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
         """
         held_out, test = by(network, calibration_runs), by(network, test_runs)
         run = prepared.windows.segment[held_out.window]
+        if score.by_distance:
+            fit = by(network, fit_runs)
+            held_out, test = read_distances(fit, held_out, run, test, score_config.neighbours)
+            return held_out.take(prepared.windows.group[held_out.window] == k) if own else held_out, test, ()
         held_out, test, readings = read_states(held_out, run, test, warm_up_windows(prepared), score_config)
         return held_out.take(prepared.windows.group[held_out.window] == k) if own else held_out, test, readings
 
     held_out, test, readings = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
-    # Where groups take turns every training window is a held-out one; else scales are fitted on fit windows as well.
-    fit = by(networks[0], some_fit_runs(prepared) if len(networks) == 1 else prepared.fit_sequences[:0])
     together = joined(held_out) if own else averaged(held_out)
-    scored = calibrate(prepared, place, fit, together, averaged(test), score_config)
+    if score.by_distance:  # what distances are from has none of its own; they need no history
+        return calibrate(prepared, place, together.take(slice(0)), together, averaged(test), score_config, warm_up=0)
+    scored = calibrate(prepared, place, by(networks[0], fit_runs), together, averaged(test), score_config)
     return dataclasses.replace(scored, readings=readings)
 
 
@@ -74,8 +91,17 @@ def warm_up_windows(prepared: Prepared) -> int:
     return -(-prepared.manifest["window_length"] // prepared.manifest["stride"])
 
 
-def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, test: Terms, score_config) -> Scored:
-    """Calibrate on held-out windows, score test windows; `fit`: windows that were fitted on, for scales alone."""
+def calibrate(
+    prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, test: Terms, score_config,
+    warm_up: int | None = None,
+) -> Scored:  # fmt: skip
+    """Calibrate on held-out windows, score test windows.
+
+    Args:
+        fit: windows that were fitted on, for scales alone.
+        warm_up: as in `fit_calibration`; `warm_up_windows` by default.
+    """
+    warm_up = warm_up_windows(prepared) if warm_up is None else warm_up
     held_out, test = (
         terms.take(np.argsort(prepared.windows.start_unix_nano[terms.window], kind="stable"))
         for terms in (held_out, test)
@@ -84,7 +110,7 @@ def calibrate(prepared: Prepared, place: Columns, fit: Terms, held_out: Terms, t
     run = prepared.windows.segment[held_out.window]
     before, test_before = (_before(prepared, terms.window) for terms in (held_out, test))
     calibration, held_out_scores = fit_calibration(
-        place, fit, held_out, before, run, num_nodes, warm_up_windows(prepared), score_config
+        place, fit, held_out, before, run, num_nodes, warm_up, score_config
     )
     scores = apply_calibration(calibration, place, test, test_before, num_nodes)
     return Scored(place, calibration, held_out, held_out_scores, test, scores)
@@ -120,7 +146,7 @@ def make_detector(
     """
     decided = decide(held_out, test, score_config, layout)
     threshold = decided.threshold
-    return Detector(name, test, threshold.value, threshold.method, decided.alert, names, decided.p_value)
+    return Detector(name, test, threshold.value, threshold.method, decided.alert, names, decided.p_value, held_out)
 
 
 def with_threshold(name, test: np.ndarray, threshold: Threshold, names=None) -> Detector:

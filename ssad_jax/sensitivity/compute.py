@@ -10,7 +10,7 @@ import numpy as np
 from ssad_jax import methods, train
 from ssad_jax.comparison import fit, splits
 from ssad_jax.comparison.compute import Store, scored_detectors
-from ssad_jax.comparison.families import CLOSED_FORM, Family
+from ssad_jax.comparison.families import CLOSED_FORM, UNTRAINED, Family
 from ssad_jax.comparison.splits import Split
 from ssad_jax.config import flatten
 from ssad_jax.scoring.assess import Detector
@@ -23,32 +23,38 @@ from ssad_jax.sensitivity.speed import Form, choose, out_of_memory
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """Method A with one value of the parameter, and what it is held against."""
+    """The method with one value of the parameter, and what it is held against."""
 
     value: object
     family: Family
-    split: Split  # its config has the value
+    splits: tuple[Split, ...]  # of the protocol; their configs have the value
     references: tuple[Family, ...]
 
 
-def variants(config, parameter: Parameter) -> list[Variant]:
-    """One for each value, with its dataset, which is prepared where there is none."""
+def variants(config, parameter: Parameter, protocol: str) -> list[Variant]:
+    """One for each value, with its datasets, which are prepared where there are none.
+
+    Args:
+        protocol: a key of `splits.PROTOCOLS`, or the name of one split.
+    """
     out, loaded, traced = [], {}, parameter.needs == "traced"
     for value in parameter.values:
-        own = parameter.applied(config, value)
-        place = own.data.prepared_dir
-        if place not in loaded:
-            loaded[place] = splits.find_split(own, own.data.protocol)
-        change = ((parameter.key, value),)
+        own, parts = parameter.applied(config, value), []
+        for name in splits.PROTOCOLS.get(protocol, (protocol,)):
+            here = splits.split_config(own, name)
+            place = here.data.prepared_dir
+            if place not in loaded:
+                loaded[place] = splits.find_split(own, name)
+            parts.append(dataclasses.replace(loaded[place], config=here))
+        change = parameter.changes(value)
         # A number of the training step changes neither the untrained network nor the expectations: one for all.
         held_against = ((parameter.key, flatten(config.to_dict())[parameter.key]),) if traced else change
         references = (
-            Family("untrained", "untrained", held_against),
+            Family(UNTRAINED[config.method], "untrained", held_against),
             Family(CLOSED_FORM, "recipe", held_against, deterministic=True),
         )
         family = Family(f"{parameter.key}={quote(str(value), safe='')}", "trained", change)
-        split = dataclasses.replace(loaded[place], config=own)
-        out.append(Variant(value, family, split, references))
+        out.append(Variant(value, family, tuple(parts), references))
     return out
 
 
@@ -65,27 +71,28 @@ def fill(store: Store, parameter: Parameter, found: list[Variant], seeds: list[i
         RuntimeError: training diverged, where another value is another program.
     """
     form = None
-    if parameter.needs == "traced":
-        form = _traced(store, parameter, found, seeds, asked, say)
-    elif parameter.needs == "score":
-        _rescored(store, found, seeds)
-    done = set()
-    for variant in found:
-        cache = {}
-        if parameter.needs in ("static", "data"):
-            store.ensure(variant.family, variant.split, seeds, cache)
-        for family in variant.references:
-            if family not in done:  # several values may have it in common
-                store.ensure(family, variant.split, family.seeds(seeds[0], len(seeds)), cache)
-                done.add(family)
+    for part in range(len(found[0].splits)):
+        if parameter.needs == "traced":
+            form = _traced(store, parameter, found, part, seeds, asked, say) or form
+        elif parameter.needs == "score":
+            _rescored(store, found, part, seeds)
+        done = set()
+        for variant in found:
+            cache, split = {}, variant.splits[part]
+            if parameter.needs in ("static", "data"):
+                store.ensure(variant.family, split, seeds, cache)
+            for family in variant.references:
+                if family not in done:  # several values may have it in common
+                    store.ensure(family, split, family.seeds(seeds[0], len(seeds)), cache)
+                    done.add(family)
     return form
 
 
-def _traced(store: Store, parameter: Parameter, found: list[Variant], seeds, asked: str, say) -> Form | None:
-    missing = [(v, seed) for v in found for seed in store.missing(v.family, v.split, seeds)]
+def _traced(store: Store, parameter: Parameter, found: list[Variant], part: int, seeds, asked, say) -> Form | None:
+    missing = [(v, seed) for v in found for seed in store.missing(v.family, v.splits[part], seeds)]
     if not missing:
         return None
-    split = found[0].split
+    split = found[0].splits[part]
     config, data = split.config, split.prepared
     train.enable_compilation_cache(config)
     knowledge = train.find_knowledge(config, data)
@@ -102,12 +109,12 @@ def _traced(store: Store, parameter: Parameter, found: list[Variant], seeds, ask
     def keep(variant: Variant, seed: int, params, seconds: float) -> None:
         started = time.perf_counter()
         if train.finite(params):
-            scored = score_dataset(score, params, data, variant.split.config.score)
-            detectors = scored_detectors(variant.split, scored)
+            scored = score_dataset(score, params, data, variant.splits[part].config.score)
+            detectors = scored_detectors(variant.splits[part], scored)
         else:
             say(f"{variant.family.name} seed {seed}: diverged")
-            detectors = diverged(variant.split)
-        store.keep(variant.family, variant.split, seed, detectors, seconds + time.perf_counter() - started)
+            detectors = diverged(variant.splits[part])
+        store.keep(variant.family, variant.splits[part], seed, detectors, seconds + time.perf_counter() - started)
 
     if form.together:
         started = time.perf_counter()
@@ -130,19 +137,20 @@ def _traced(store: Store, parameter: Parameter, found: list[Variant], seeds, ask
     return form
 
 
-def _rescored(store: Store, found: list[Variant], seeds) -> None:
+def _rescored(store: Store, found: list[Variant], part: int, seeds) -> None:
     """One training a seed, scored in every way that is missing."""
-    missing = {seed: [v for v in found if store.missing(v.family, v.split, [seed])] for seed in seeds}
+    missing = {seed: [v for v in found if store.missing(v.family, v.splits[part], [seed])] for seed in seeds}
     wanted = [seed for seed in seeds if missing[seed]]
-    split = found[0].split
+    split = found[0].splits[part]
     method = fit.make_method(split.config, split)
     score = scorer(method)
     started = time.perf_counter()
     for seed, params in fit.fit(split.config, split, wanted, method):
         for variant in missing[seed]:
-            scored = score_dataset(score, params, split.prepared, variant.split.config.score)
+            own = variant.splits[part]
+            scored = score_dataset(score, params, split.prepared, own.config.score)
             seconds, started = time.perf_counter() - started, time.perf_counter()
-            store.keep(variant.family, variant.split, seed, scored_detectors(variant.split, scored), seconds)
+            store.keep(variant.family, own, seed, scored_detectors(own, scored), seconds)
 
 
 def diverged(split: Split) -> dict[str, Detector]:

@@ -35,7 +35,8 @@ class Networks:
             networks = train.map_networks(epoch, together or None)  # alone: as every other training
             return parallel.MappedEpoch(networks, self._mesh, config.parallel.mapping)
 
-        init = create(config).init  # neither parameters nor moments begin otherwise for another value
+        method = create(config)
+        init, self._needs = method.init, method.needs  # parameters and moments begin as they do for any value
         self._init = jax.jit(lambda streams: train.init_state(init, train.make_optimizer(config), streams))
         self._programs = {together: program(together) for together in (True, False)}
 
@@ -77,4 +78,4 @@ class Networks:
         streams = np.concatenate([train.streams(seed, self._count) for _, seed in trainings])
         values = np.repeat(np.array([value for value, _ in trainings], np.float32), self._count)
         state = jax.device_get(self._init(streams)) | {"value": values}
-        return state, train.Feed(self._prepared, self._config, self._mesh, streams)
+        return state, train.Feed(self._prepared, self._config, self._mesh, streams, self._needs)

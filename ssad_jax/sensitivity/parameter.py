@@ -31,6 +31,7 @@ class Parameter:
 
     key: str
     values: tuple
+    along: tuple[tuple[str, tuple], ...] = ()  # other keys, with their value beside each of `values`
 
     @property
     def needs(self) -> str:
@@ -42,12 +43,18 @@ class Parameter:
             return "data"
         return "score" if section == "score" else "static"
 
+    def changes(self, value) -> tuple[tuple[str, object], ...]:
+        """(key, value) of everything that is set for one of the values; a traced value has nothing beside it."""
+        beside = tuple((key, values[self.values.index(value)]) for key, values in self.along)
+        return ((self.key, value), *beside)
+
     def applied(self, config, value):
         """A copy of the config with the value, which a traced parameter may have as a traced scalar.
 
         The copies with another dataset name a prepared directory of their own.
         """
         own = config.copy_and_resolve_references()
+        own.update_from_flattened_dict({key: beside for key, beside in self.changes(value) if key != self.key})
         here = own
         *sections, name = self.key.split(".")
         for section in sections:

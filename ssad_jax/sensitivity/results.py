@@ -13,16 +13,23 @@ from ssad_jax import workdir as workdirs
 from ssad_jax.checkpoint import config_to_dict
 from ssad_jax.comparison import figures, splits
 from ssad_jax.comparison.compute import ONLY, Store
-from ssad_jax.comparison.families import CLOSED_FORM, MAIN, Family
+from ssad_jax.comparison.families import CLOSED_FORM, UNTRAINED, Family
 from ssad_jax.sensitivity.compute import Variant
 from ssad_jax.sensitivity.parameter import Parameter
 from ssad_jax.sensitivity.speed import Form
 
 
-def collect(config, parameter: Parameter, found: list[Variant], seeds: list[int], store: Store, form) -> dict:
+def collect(
+    config, parameter: Parameter, found: list[Variant], seeds: list[int], store: Store, form, protocol: str,
+    shown: tuple[str, ...], scores: tuple[str, ...],
+) -> dict:  # fmt: skip
     """Figures of every value and seed and of what they are held against, with intervals; looks are logged.
 
-    Args: form: `Form` of the trainings, as a dict where it was read back; None: of no shared program.
+    Args:
+        form: `Form` of the trainings, as a dict where it was read back; None: of no shared program.
+        protocol: of the splits that were found.
+        shown: figures to draw.
+        scores: to measure, of those that a cell of the method has; the first is the one that is compared.
     """
     notes, measured = [], {}
     if store.other_program:
@@ -34,14 +41,17 @@ def collect(config, parameter: Parameter, found: list[Variant], seeds: list[int]
         "device": {"kind": device.device_kind, "count": jax.device_count(), "cores": os.cpu_count()},
         "parameter": parameter.key,
         "needs": parameter.needs,
-        "protocol": config.data.protocol,
-        "score": config.score.variant,
+        "protocol": protocol,
+        "method": config.method,
+        "score": scores[0],
+        "scores": list(scores),
+        "shown": list(shown),
         "seeds": seeds,
-        "references": ["untrained", CLOSED_FORM],
+        "references": [UNTRAINED[config.method], CLOSED_FORM],
         "form": dataclasses.asdict(form) | {"text": form.describe()} if isinstance(form, Form) else form,
         "cells_computed": store.computed,
         "notes": notes,
-        "values": [_entry(variant, seeds, store, measured) for variant in found],
+        "values": [_entry(variant, seeds, scores, store, measured) for variant in found],
     }
 
 
@@ -53,28 +63,40 @@ def last_form(workdir: Path) -> dict | None:
         return None
 
 
-def _entry(variant: Variant, seeds: list[int], store: Store, measured: dict) -> dict:
+def _entry(variant: Variant, seeds: list[int], scores: tuple[str, ...], store: Store, measured: dict) -> dict:
     """Everything that sweep.json says of a value. `measured` keeps references that several values have in common."""
-    split = variant.split
-    test, config = splits.pool([split]), split.config
+    parts = list(variant.splits)
+    test, config = splits.pool(parts), parts[0].config
 
-    def of(family: Family, seeds: list[int]):
-        cells = {seed: store.get(family, split, seed).detectors for seed in seeds}
-        names = {seed: ONLY if ONLY in cell else config.score.variant for seed, cell in cells.items()}
-        detectors = {seed: cell[names[seed]] for seed, cell in cells.items()}
-        whole = {seed: d for seed, d in detectors.items() if np.isfinite(d.score).all()}
-        return figures.measure(family, test, whole, config.score.bootstrap), sorted(set(detectors) - set(whole))
+    def of(family: Family, seeds: list[int], score: str):
+        pooled = {}
+        for seed in seeds:
+            cells = [store.get(family, part, seed).detectors for part in parts]
+            pooled[seed] = splits.pool_detector(score, [cell[ONLY if ONLY in cell else score] for cell in cells])
+        whole = {seed: d for seed, d in pooled.items() if np.isfinite(d.score).all()}
+        return figures.measure(family, test, whole, config.score.bootstrap), sorted(set(pooled) - set(whole))
 
-    main, diverged = of(variant.family, seeds)
-    rows = {MAIN: main}
+    first, *others = scores
+    main, diverged = of(variant.family, seeds, first)
+    rows = {config.method: main} | {
+        f"{config.method}: {score}": of(variant.family, [s for s in seeds if s not in diverged], score)[0]
+        for score in others
+    }
     for family in variant.references:
         if family not in measured:
-            measured[family] = of(family, family.seeds(seeds[0], len(seeds)))[0]
+            measured[family] = of(family, family.seeds(seeds[0], len(seeds)), config.score.variant)[0]
         rows[family.name] = measured[family]
     for row in main.rows:
         own = config.copy_and_resolve_references()
         own.seed = row["seed"]
-        evaluation_log.append(own, split.prepared.manifest, "sweep", split.name, MAIN, row, once=True)
-    facts = figures.compare_protocol([split], test, rows)
-    facts["paired"] = {f"minus {name}": figures.paired(main, other) for name, other in rows.items() if name != MAIN}
-    return {"value": variant.value, "prepared_dir": config.data.prepared_dir, "diverged": diverged, **facts}
+        protocol = parts[0].name if len(parts) == 1 else "folds"
+        evaluation_log.append(own, splits.manifest(parts), "sweep", protocol, config.method, row, once=True)
+    facts = figures.compare_protocol(parts, test, rows)
+    others = {name: row for name, row in rows.items() if row.family in variant.references}
+    facts["paired"] = {f"minus {name}": figures.paired(main, other) for name, other in others.items()}
+    windows = [part.prepared.manifest["counts"]["fit_windows"] for part in parts if "counts" in part.prepared.manifest]
+    return {
+        "value": variant.value, "along": dict(variant.family.overrides), "prepared_dir": config.data.prepared_dir,
+        "fit_windows": windows, "calibration_windows": [len(part.held_out) for part in parts], "diverged": diverged,
+        **facts,
+    }  # fmt: skip

@@ -1,10 +1,15 @@
 """sweep.json as Markdown, and as plain text for the terminal."""
 
-from ssad_jax.comparison.tables import table
+import difflib
+
+from data_prep.errors import InputError
+from ssad_jax.comparison.tables import ALERTING, RANKING, table
 from ssad_jax.scoring.output import format_figure
 from ssad_jax.sensitivity.parameter import NEEDS
 
-SHOWN = (("AUROC", "auroc"), ("AUPRC", "auprc"), ("F1", "f1"), ("TPR@5%FPR", "tpr_at_5_percent_fpr"))
+SHOWN = ("auroc", "auprc", "f1", "tpr_at_5_percent_fpr")  # beside what is drawn
+TITLES = {key: title for title, key in (*RANKING, *ALERTING)}
+LEVELS = {"reconstruction": "service level", "prior": "system level"}  # terms of method B
 WARNING = (
     "These are test windows: the figures show how much the setting matters. Do not pick its value by them; choose on "
     "self-supervised errors or on simulated faults, and report what was chosen before these figures were seen."
@@ -27,6 +32,33 @@ INTERVALS = (
     "Block bootstrap over fault events with the windows around them and segments without faults. *minus untrained*: "
     "paired on the same draws."
 )
+
+
+def parse_figures(text: str) -> tuple[str, ...]:
+    """Names of figures, separated by commas.
+
+    Raises:
+        InputError: there is no such figure, or none was named.
+    """
+    names = tuple(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in TITLES:
+            near = difflib.get_close_matches(name, TITLES, 1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise InputError(f"--figures: {name!r} is unknown; {hint}there are {', '.join(TITLES)}")
+    if not names:
+        raise InputError("--figures is empty; name figures such as auroc or accuracy,precision,recall,f1")
+    return names
+
+
+def columns(results: dict) -> list[str]:
+    """The figures of the tables: what is drawn, then the usual ones."""
+    return list(dict.fromkeys((*results["shown"], *SHOWN)))
+
+
+def score_title(results: dict, score: str) -> str:
+    """What a score is called."""
+    return LEVELS.get(score, score) if results["method"] == "cross_service" else score
 
 
 def plain(results: dict) -> str:
@@ -72,7 +104,11 @@ def entries(results: dict):
     """
     values = results["values"]
     for entry in values:
-        yield show(entry["value"]), entry, entry["detectors"]["knowledge_ssl"]
+        yield show(entry["value"]), entry, entry["detectors"][results["method"]]
+    for score in results["scores"][1:]:
+        for entry in values:
+            facts = entry["detectors"][f"{results['method']}: {score}"]
+            yield f"{show(entry['value'])}, {score_title(results, score)}", entry, facts
     once = results["needs"] == "traced"
     for name in results["references"]:
         for entry in values[:1] if once else values:
@@ -86,13 +122,20 @@ def show(value) -> str:
 
 def _rows(results: dict) -> list[list[str]]:
     own = len({_tested(entry) for entry in results["values"]}) > 1
-    rows = [[results["parameter"], "seeds", *(title for title, _ in SHOWN), *(["test windows"] if own else [])]]
+    titles = [TITLES[key] for key in columns(results)]
+    rows = [[results["parameter"], "seeds", *titles, *(["windows"] if own else [])]]
     for name, entry, facts in entries(results):
         count = "any" if facts["deterministic"] else str(len(facts["seeds"]))
         if name == show(entry["value"]) and entry["diverged"]:
             count += f" ({len(entry['diverged'])} diverged)"
-        rows.append([name, count, *(_figure(facts, key) for _, key in SHOWN), *([_tested(entry)] if own else [])])
+        shown = [_figure(facts, key) for key in columns(results)]
+        rows.append([name, count, *shown, *([_windows(entry)] if own else [])])
     return rows
+
+
+def _windows(entry: dict) -> str:
+    fitted = sum(entry["fit_windows"])
+    return f"{_tested(entry)}; {fitted} to fit on, {sum(entry['calibration_windows'])} to calibrate on"
 
 
 def _figure(facts: dict, key: str) -> str:
@@ -101,10 +144,11 @@ def _figure(facts: dict, key: str) -> str:
 
 
 def _intervals(results: dict) -> list[list[str]]:
-    rows = [[results["parameter"], *(title for title, _ in SHOWN), "AUROC minus untrained"]]
+    keys, untrained = columns(results), f"minus {results['references'][0]}"
+    rows = [[results["parameter"], *(TITLES[key] for key in keys), "AUROC minus untrained"]]
     for name, entry, facts in entries(results):
-        cells = [_ends(facts["interval_95"].get(key), "{:.3f}") for _, key in SHOWN]
-        pair = entry["paired"].get("minus untrained", {}).get("auroc") if name == show(entry["value"]) else None
+        cells = [_ends(facts["interval_95"].get(key), "{:.3f}") for key in keys]
+        pair = entry["paired"].get(untrained, {}).get("auroc") if name == show(entry["value"]) else None
         difference = f"{pair['difference']:+.3f} {_ends(pair['interval_95'], '{:+.3f}')}" if pair else ""
         rows.append([name, *cells, difference])
     return rows
@@ -118,7 +162,7 @@ def _seeds(results: dict) -> list[list[str]]:
     seeds = results["seeds"]
     rows = [[results["parameter"], *(f"seed {seed}" for seed in seeds)]]
     for entry in results["values"]:
-        found = {row["seed"]: row for row in entry["detectors"]["knowledge_ssl"]["per_seed"]}
+        found = {row["seed"]: row for row in entry["detectors"][results["method"]]["per_seed"]}
         rows.append([show(entry["value"]), *(_both(found.get(seed)) for seed in seeds)])
     return rows
 

@@ -12,6 +12,7 @@ from data_prep.scaling import CHANNELS
 from ssad_jax.prepared import NODE_KINDS
 from tests.data_prep.small import event, fit_vocabulary, log, metric, observe, span
 
+NS = 1_000_000_000
 ROOT = Path(__file__).parents[2]
 
 
@@ -114,7 +115,7 @@ def test_attributes_hold_context_and_signal_of_each_node():
     ],
 )  # fmt: skip
 def test_system(vocabulary, nodes, mask_units, together):
-    system = event_graph.make_system(nodes, vocabulary, 16, mask_units)
+    system = event_graph.make_system(nodes, vocabulary, 16, mask_units, NS)
     assert system.node_mask.tolist() == [True] * 14 + [False] * 2
     assert system.service_names == ("<unknown>", "db", "gateway", "order")
     assert [system.service_names[s] for s in system.service[:14]] == [
@@ -132,7 +133,7 @@ def test_system(vocabulary, nodes, mask_units, together):
 
 
 def test_channels_that_exist_and_channels_that_are_evidence(vocabulary, nodes):
-    system = event_graph.make_system(nodes, vocabulary, 16, "node")
+    system = event_graph.make_system(nodes, vocabulary, 16, "node", NS)
     index = {name: i for i, name in enumerate(NAMES)}
 
     def channels(of, name, kind):
@@ -151,7 +152,7 @@ def test_channels_that_exist_and_channels_that_are_evidence(vocabulary, nodes):
 
 
 def test_durations_tell_suspects_apart_where_no_client_span_tells_more(vocabulary, nodes):
-    system = event_graph.make_system(nodes, vocabulary, 16, "node")
+    system = event_graph.make_system(nodes, vocabulary, 16, "node", NS)
     more = np.argwhere(system.witness & ~system.evidence)
     assert [(NAMES[node], CHANNELS["dependency"][channel]) for node, channel in more] == [
         ("order -> db", "duration, mean")
@@ -160,7 +161,7 @@ def test_durations_tell_suspects_apart_where_no_client_span_tells_more(vocabular
 
 
 def test_only_a_rise_of_errors_and_latencies_deviates(vocabulary, nodes):
-    system = event_graph.make_system(nodes, vocabulary, 16, "node")
+    system = event_graph.make_system(nodes, vocabulary, 16, "node", NS)
     rising = {
         (NAMES[node], CHANNELS[NODE_KINDS[system.kind[node]]][channel]) for node, channel in np.argwhere(system.rising)
     }

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ssad_jax.methods.knowledge_ssl import Method, ScoreTerms
+from ssad_jax.methods.interface import Method, ScoreTerms
 from ssad_jax.prepared import CONTEXT_DIM
 
 

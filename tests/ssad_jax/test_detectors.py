@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ssad_jax.config import default_config
-from ssad_jax.methods.knowledge_ssl import ScoreTerms
+from ssad_jax.methods.interface import ScoreTerms
 from ssad_jax.scoring import detectors
 from ssad_jax.scoring.terms import Terms, averaged, joined
 from tests.synthetic import make_prepared

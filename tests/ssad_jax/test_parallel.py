@@ -17,9 +17,10 @@ STREAM = np.array([7, 2], np.uint32)  # seed and number of the network
 INDEX = np.array([3, 0, 11, 5, 2, 9, -1, -1], np.int32)  # the last device of four has padded rows alone
 
 
-def real_method(prepared):
+def real_method(prepared, name="knowledge_ssl"):
     config = toy.small_config()
-    return methods.get(config.method).create(config, prepared.system, None)
+    config.method = name
+    return methods.get(name).create(config, prepared.system, None)
 
 
 @pytest.fixture(scope="module")
@@ -30,14 +31,14 @@ def prepared():
     return dataclasses.replace(data, fit_sequences=uneven)
 
 
-@pytest.fixture(scope="module", params=["toy", "knowledge_ssl"])
+@pytest.fixture(scope="module", params=["toy", "knowledge_ssl", "cross_service"])
 def method(request, prepared):
-    return toy.METHOD if request.param == "toy" else real_method(prepared)
+    return toy.METHOD if request.param == "toy" else real_method(prepared, request.param)
 
 
-def dataset_of(prepared):
-    [chunk] = batching.plan_chunks(prepared, 8, 1000)
-    return batching.load_chunk(prepared, chunk)
+def dataset_of(prepared, needs):
+    [chunk] = batching.plan_chunks(prepared, 8, 1000, needs)
+    return batching.load_chunk(prepared, chunk, needs)
 
 
 def reference(method, params, dataset, index):
@@ -70,7 +71,7 @@ def mapped(method, params, dataset, index, mapping, devices):
 
 def test_gradients_match_a_reference_without_collectives(prepared, method):
     params = jax.device_get(method.init(jax.random.key(1)))
-    dataset = dataset_of(prepared)
+    dataset = dataset_of(prepared, method.needs)
     expected, (sums, counts) = reference(method, params, dataset, INDEX)
     ways = [("pmap", 4), ("shard_map", 4)] + [("pmap", 1)] * (method is toy.METHOD)  # the others take long to compile
     found = {way: mapped(method, params, dataset, INDEX, *way) for way in ways}
@@ -87,7 +88,7 @@ def test_gradients_match_a_reference_without_collectives(prepared, method):
 
 def test_padded_rows_change_nothing(prepared):
     params = jax.device_get(toy.init(jax.random.key(1)))
-    dataset = dataset_of(prepared)
+    dataset = dataset_of(prepared, method.needs)
     longer = np.append(INDEX, np.full(4, -1, np.int32))
     with_padding, _ = mapped(toy.METHOD, params, dataset, longer, "pmap", 4)
     without, _ = reference(toy.METHOD, params, dataset, INDEX[:6])

@@ -31,6 +31,10 @@ def get_config():
 """
 
 
+def run_sweep(config, key, values, *rest):
+    return sweep.sweep(config, parameter.parse(config, key, values), *rest)
+
+
 @pytest.fixture(scope="module")
 def data():
     return make_prepared()
@@ -197,7 +201,7 @@ def test_trainings_that_do_not_fit_together_are_run_one_after_another(folder, tm
         return fit(self, trainings, together)
 
     monkeypatch.setattr(Networks, "fit", small)
-    found = sweep.sweep(make_config(folder), "optimizer.learning_rate", "1e-3,1e-2", 1, tmp_path, "yes")
+    found = run_sweep(make_config(folder), "optimizer.learning_rate", "1e-3,1e-2", 1, tmp_path, "yes")
     assert not found["form"]["together"] and "memory" in found["form"]["text"] and found["cells_computed"] == 4
 
 
@@ -222,7 +226,7 @@ def make_config(folder, **values):
 
 def test_a_sweep_writes_its_files_and_goes_on_from_finished_cells(folder, tmp_path, monkeypatch, capsys):
     config, key = make_config(folder, evaluation_log=str(tmp_path / "log.jsonl")), "optimizer.learning_rate"
-    first = sweep.sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run", "yes")
+    first = run_sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run", "yes")
     assert first["cells_computed"] == 2 * 2 + 2 + 1  # two untrained ones, one in closed form
     assert first["form"]["together"] and first["seeds"] == [0, 1]
     assert json.loads((tmp_path / "run" / "sweep.json").read_text())["parameter"] == key
@@ -244,11 +248,11 @@ def test_a_sweep_writes_its_files_and_goes_on_from_finished_cells(folder, tmp_pa
     )
     (gone,) = (tmp_path / "run" / "cells" / "chronological" / f"{key}=0.01").glob("seed1-*")
     gone.unlink()
-    again = sweep.sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run")
+    again = run_sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run")
     assert asked == [[(0.01, 1)]] and again["cells_computed"] == 1
-    same = sweep.sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run")
+    same = run_sweep(config, key, "1e-3,1e-2", 2, tmp_path / "run")
     assert same["cells_computed"] == 0 and len(asked) == 1 and same["form"] == again["form"]
-    more = sweep.sweep(config, key, "1e-3,1e-2,1e-1", 2, tmp_path / "run")
+    more = run_sweep(config, key, "1e-3,1e-2,1e-1", 2, tmp_path / "run")
     assert [one for some in asked[1:] for one in some] == [(0.1, 0), (0.1, 1)] and more["cells_computed"] == 2
 
 
@@ -260,7 +264,7 @@ def test_values_of_scores_are_read_off_one_training(folder, tmp_path, monkeypatc
         yield from fit(config, split, seeds, method)
 
     monkeypatch.setattr(compute.fit, "fit", counted)
-    found = sweep.sweep(make_config(folder), "score.alpha", "0.5,1,4", 2, tmp_path)
+    found = run_sweep(make_config(folder), "score.alpha", "0.5,1,4", 2, tmp_path)
     assert asked == [0, 1] and found["form"] is None
     thresholds = [entry["detectors"]["knowledge_ssl"]["per_seed"][0]["threshold"] for entry in found["values"]]
     assert len(set(thresholds)) == 3
@@ -268,7 +272,7 @@ def test_values_of_scores_are_read_off_one_training(folder, tmp_path, monkeypatc
 
 
 def test_values_of_a_word_are_trained_one_after_another(folder, tmp_path):
-    found = sweep.sweep(make_config(folder), "model.temporal", "gru,none", 1, tmp_path)
+    found = run_sweep(make_config(folder), "model.temporal", "gru,none", 1, tmp_path)
     assert [entry["value"] for entry in found["values"]] == ["gru", "none"]
     assert found["cells_computed"] == 2 + 2 + 1  # the closed form asks no network
 
@@ -282,7 +286,7 @@ def test_a_training_that_diverges_is_a_result(folder, tmp_path, monkeypatch):
                 for r, t in zip(results, trainings, strict=True)]  # fmt: skip
 
     monkeypatch.setattr(Networks, "fit", broken)
-    found = sweep.sweep(make_config(folder), "optimizer.learning_rate", "1e-3,1e-2", 2, tmp_path)
+    found = run_sweep(make_config(folder), "optimizer.learning_rate", "1e-3,1e-2", 2, tmp_path)
     assert [entry["diverged"] for entry in found["values"]] == [[], [1]]
     assert found["values"][1]["detectors"]["knowledge_ssl"]["seeds"] == [0]
     page = (tmp_path / "sweep.md").read_text()

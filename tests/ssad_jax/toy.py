@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssad_jax.batching import Needs
 from ssad_jax.config import default_config
 
 SIZE = 6
@@ -14,6 +15,7 @@ SIZE = 6
 class Toy(NamedTuple):
     init: object
     loss: object
+    needs: object = Needs()
 
 
 def small_config(name="toy"):

@@ -1,0 +1,82 @@
+"""How far the representations of windows lie from those of normal windows (method B).
+
+Each dimension is put in units of how much it varies in normal time; the distance of a window is the root mean square
+over dimensions, in the mean over its nearest normal windows. For each service, and for the system. The normal windows
+are the fit windows where a share of training time is held out from fitting; where groups take turns they are all
+training windows, and a calibration window is not compared with its own run (segment).
+"""
+
+import dataclasses
+
+import numpy as np
+
+from ssad_jax.scoring.terms import Terms
+
+FLOOR = 0.2  # a dimension of a service varies at least by this share of what it varies by over all services
+
+
+@dataclasses.dataclass(frozen=True)
+class Normal:
+    """Representations of n normal windows, standardised."""
+
+    middle: np.ndarray  # [U, H]
+    spread: np.ndarray  # [U, H]
+    rows: np.ndarray  # [n, U, H] f32
+    run: np.ndarray  # [n] int: -1 where no window is ever compared with its own
+
+    @classmethod
+    def of(cls, rows: np.ndarray, run: np.ndarray) -> "Normal":
+        """rows [n, U, H] f32: of U services, or of the system with U = 1."""
+        middle = rows.mean(0, dtype=np.float64)
+        variance = rows.var(0, dtype=np.float64)
+        spread = np.sqrt(variance + FLOOR**2 * variance.mean(0) + 1e-12)
+        middle, spread = middle.astype(np.float32), spread.astype(np.float32)
+        return cls(middle, spread, (rows - middle) / spread, run)
+
+    def distance(self, rows: np.ndarray, run: np.ndarray | None, neighbours: int) -> np.ndarray:
+        """[m, U] f32 of representations [m, U, H].
+
+        Args:
+            run: [m] of each, whose own normal windows do not count; None: all count.
+            neighbours: normal windows that the mean is over; fewer where there are fewer.
+        """
+        rows = (rows - self.middle) / self.spread
+        apart = None if run is None else run[:, None] == self.run[None]
+        return np.stack([self._of_service(u, rows[:, u], apart, neighbours) for u in range(rows.shape[1])], axis=1)
+
+    def _of_service(self, u: int, rows: np.ndarray, own: np.ndarray | None, neighbours: int) -> np.ndarray:
+        normal = self.rows[:, u]
+        squared = (rows**2).sum(1)[:, None] + (normal**2).sum(1)[None] - 2 * rows @ normal.T
+        squared = np.maximum(squared, 0) / rows.shape[1]
+        if own is not None:
+            squared = np.where(own, np.inf, squared)
+        count = min(neighbours, squared.shape[1])
+        nearest = np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count])
+        known = np.isfinite(nearest)  # of a single run nothing else is normal: nothing deviates
+        return (np.where(known, nearest, 0).sum(1) / np.maximum(known.sum(1), 1)).astype(np.float32)
+
+
+def read_distances(
+    fit: Terms, calibration: Terms, run: np.ndarray, test: Terms, neighbours: int
+) -> tuple[Terms, Terms]:
+    """One network's terms with the distance of each service as its residual and that of the system as prior term.
+
+    Args:
+        fit: windows that calibration windows are compared with as test windows are; empty: they are compared with one
+            another.
+        run: [M] the run (segment) of each calibration window.
+    """
+    normal, own = (fit, None) if len(fit.window) else (calibration, run)
+    runs = np.full(len(normal.window), -1) if own is None else own
+    of_services, of_system = Normal.of(normal.service, runs), Normal.of(normal.state[:, None], runs)
+
+    def read(terms: Terms, own: np.ndarray | None) -> Terms:
+        services = of_services.distance(terms.service, own, neighbours)
+        system = of_system.distance(terms.state[:, None], own, neighbours)[:, 0]
+        # As measured: the paper's score is the plain sum of the mean over services and the system's.
+        return terms._replace(
+            residual=services, prior=system, paper_reconstruction=services.mean(1), service=None,
+            read=np.stack([np.zeros_like(system), system], axis=1),
+        )  # fmt: skip
+
+    return read(calibration, own), read(test, None)

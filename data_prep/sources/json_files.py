@@ -8,7 +8,7 @@ import msgspec
 
 ERRORS = (OSError, EOFError, zlib.error, ValueError, RecursionError)  # msgspec's and Unicode's are ValueErrors
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_SHARE_BYTES = 32 << 20  # of the file as text; as rows they are about as many
+_SHARE_BYTES = 16 << 20  # of the file as text; while it is read it takes some 15 times as much
 _GZIP_RATIO = 10
 
 

@@ -51,8 +51,8 @@ _COLUMNS = {
     "service_instance_id": pl.String(), "metric_name": pl.String(), "value": pl.List(pl.String()),
     "is_counter": pl.Boolean(), "attributes": pl.String(),
 }  # fmt: skip
-
 _SUM = 9  # the rank of what sums up containers, whatever else there is
+
 _Sample = tuple[float, str]  # unix seconds, value
 
 

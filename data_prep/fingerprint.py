@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from data_prep import raw_files
 from data_prep.errors import InputError
 from data_prep.sources.labels import USUAL, find
 
@@ -11,20 +12,13 @@ from data_prep.sources.labels import USUAL, find
 def raw_fingerprint(directory, times: bool = False) -> str:
     """A hash of the names and sizes of the raw files under `directory`, and of when they were changed if `times`.
 
-    Hidden directories, prepared datasets and working directories that lie there too are left out. Raises InputError
-    as `stat` does.
+    What is no raw file (`raw_files.under`) does not count. Raises InputError as `stat` does.
     """
     lines = []
-    for where, folders, files in os.walk(directory):
-        if {"manifest.json", "checkpoints"} & {*files, *folders}:
-            folders.clear()
-            continue
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        paths = [Path(where, name) for name in files if not name.startswith(".")]
-        for path in paths:
-            facts = stat(path)
-            changed = f" {facts.st_mtime_ns}" if times else ""
-            lines.append(f"{path.relative_to(directory).as_posix()} {facts.st_size}{changed}")
+    for path in raw_files.under(directory):
+        facts = stat(path)
+        changed = f" {facts.st_mtime_ns}" if times else ""
+        lines.append(f"{path.relative_to(directory).as_posix()} {facts.st_size}{changed}")
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
 
@@ -47,7 +41,8 @@ def program_fingerprint() -> str:
 def label_fingerprints(config_data) -> dict[str, str]:
     """Hashes of the contents of the label and segment files that the settings lead to, by setting; '' for none."""
     paths = {key: find(config_data, key) for key in USUAL}
-    if config_data.source == "tables":  # they lie among the raw files; a corrected onset may leave the size as it was
+    if config_data.source in ("tables", "jaeger_prometheus"):  # they lie among the raw files
+        # A corrected onset may leave the size as it was.
         names = [f"{table}.{suffix}" for table in ("faults", "gaps") for suffix in ("parquet", "csv")]
         paths |= {name: str(Path(config_data.raw_dir, name)) for name in names}
     return {

@@ -129,9 +129,10 @@ def _metrics(frame, unit, patterns, baseline_minutes):
     frame = frame.filter(pl.col("metric_name").str.contains(chosen) & pl.col("value").is_finite()).select(
         pl.col("time_unix_nano").alias(TIME), unit, pl.col("metric_name").alias("metric"), "value",
         pl.col("service_instance_id").alias("instance"), pl.col("is_counter").fill_null(False).alias("counter"),
+        "attributes",
     )  # fmt: skip
-    gauges = frame.filter(~pl.col("counter")).select(TIME, NAME, "metric", "value")
-    frame = pl.concat([_rates(frame.filter("counter")), gauges])
+    gauges = frame.filter(~pl.col("counter")).drop("counter")
+    frame = _summed(pl.concat([_rates(frame.filter("counter")).select(gauges.columns), gauges]))
     # Several instances or readings of one unit at one time: their mean.
     frame = frame.sort(TIME, NAME, "metric", "value")
     frame = frame.group_by(TIME, NAME, "metric", maintain_order=True).agg(pl.col("value").mean())
@@ -147,14 +148,27 @@ def _metrics(frame, unit, patterns, baseline_minutes):
 
 
 def _rates(counters: pl.DataFrame) -> pl.DataFrame:
-    """What each instance's counters gained a second since their reading before."""
-    keys = [NAME, "instance", "metric"]
+    """What each series of an instance's counters gained a second since its reading before."""
+    keys = [NAME, "instance", "metric", "attributes"]
     counters = counters.group_by(*keys, TIME).agg(pl.col("value").max()).sort(*keys, TIME)
     step = pl.col("value").diff().over(keys)
     seconds = pl.col(TIME).diff().over(keys) / 1e9
     # A counter that falls has been reset: it counts from zero again.
     rate = pl.when(step < 0).then(pl.col("value")).otherwise(step) / seconds
-    return counters.select(TIME, NAME, "metric", value=rate).drop_nulls("value")
+    return counters.with_columns(value=rate).drop_nulls("value")
+
+
+def _summed(frame: pl.DataFrame) -> pl.DataFrame:
+    """`frame` with one row in the place of those of one instance and time that only attributes tell apart: their sum.
+
+    Rates, not counters, are added up: a counter of several that is reset would take the others' gain for its own.
+    """
+    key = [TIME, NAME, "instance", "metric"]
+    apart = frame.filter(pl.col("attributes").is_not_null()).sort(*key, "attributes", "value")
+    each = apart.group_by(*key, "attributes", maintain_order=True).agg(pl.col("value").mean())
+    sums = each.group_by(key, maintain_order=True).agg(pl.col("value").sum())
+    columns = [TIME, NAME, "metric", "value"]
+    return pl.concat([frame.filter(pl.col("attributes").is_null()).select(columns), sums.select(columns)])
 
 
 def _events(frame, unit):

@@ -74,7 +74,8 @@ def check(config) -> None:
         raise InputError(
             f"data.dask_scheduler={data.dask_scheduler!r} needs data.executor=dask; set that, or leave it empty"
         )
-    _check_patterns(data.metrics)
+    for key in ("metrics", "pods"):
+        _check_patterns(key, data[key])
     if not str(data.prepared_dir).strip():
         raise InputError("data.prepared_dir is empty; name the directory to prepare into")
     if not data.raw_dir and config.simulate.hours > 0 and data.source != "openstack":
@@ -84,14 +85,14 @@ def check(config) -> None:
         )
 
 
-def _check_patterns(patterns) -> None:
+def _check_patterns(key: str, patterns) -> None:
     if isinstance(patterns, str) or not all(isinstance(pattern, str) for pattern in patterns):
-        raise InputError(f"data.metrics={patterns!r} is no tuple of regular expressions; write ('cpu.*', 'mem.*')")
+        raise InputError(f"data.{key}={patterns!r} is no tuple of regular expressions; write ('cpu.*', 'mem.*')")
     for pattern in patterns:
         try:
             pl.Series([""]).str.contains(pattern)
         except pl.exceptions.PolarsError:
             raise InputError(
-                f"data.metrics: {pattern!r} is no regular expression (Rust syntax, no look-around); mend it, with a "
+                f"data.{key}: {pattern!r} is no regular expression (Rust syntax, no look-around); mend it, with a "
                 "backslash before a literal bracket"
             ) from None

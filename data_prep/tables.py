@@ -21,8 +21,9 @@ TELEMETRY = ("spans", "logs", "metrics", "events")
 _SLICE = 1 << 18  # rows of a Parquet file that are read at a time
 # Times outside are a wrong unit (seconds, milliseconds) or an unset clock.
 _EARLIEST, _LATEST = 946_684_800_000_000_000, 4_102_444_800_000_000_000  # the years 2000 and 2100
-# Expected in healthy telemetry, so never an error: a gauge without a value, an access log without a text.
-BENIGN = frozenset({"no_value", "empty_payload"})
+# Expected in healthy telemetry, so never an error: a gauge without a value, an access log without a text, a query that
+# found nothing, a series that only sums up others, a pod that the settings leave out.
+BENIGN = frozenset({"no_value", "empty_payload", "empty_answer", "container_sum", "other_pod"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +85,8 @@ SCHEMAS = {
             "metric_name": pl.String(),
             "value": pl.Float64(),
         },
-        {"is_counter": pl.Boolean()},
+        # attributes: what tells series of one metric of one instance apart that are to be added up
+        {"is_counter": pl.Boolean(), "attributes": pl.String()},
     ),
     "events": Schema(
         {
@@ -291,9 +293,19 @@ def validate(
 
 
 def files(directory: Path | str) -> dict[str, Path]:
-    """The file of each table that `directory` holds as `<name>.parquet` or `<name>.csv`.
+    """The file of each table that `directory` holds. Raises InputError if it holds no telemetry, or a table twice."""
+    found = named(directory)
+    if not found.keys() & set(TELEMETRY):
+        raise InputError(
+            f"{directory} holds no telemetry; it needs at least one of {', '.join(TELEMETRY)} as .parquet or .csv"
+        )
+    return found
 
-    Raises InputError if it holds no telemetry, or a table twice.
+
+def named(directory: Path | str) -> dict[str, Path]:
+    """The files of `directory` that are called `<table>.parquet` or `<table>.csv`, if any, by table.
+
+    Raises InputError if it holds a table twice.
     """
     directory, found = Path(directory), {}
     for name in SCHEMAS:
@@ -302,10 +314,6 @@ def files(directory: Path | str) -> dict[str, Path]:
             raise InputError(f"{directory} holds both {paths[0].name} and {paths[1].name}; remove one of them")
         if paths:
             found[name] = paths[0]
-    if not found.keys() & set(TELEMETRY):
-        raise InputError(
-            f"{directory} holds no telemetry; it needs at least one of {', '.join(TELEMETRY)} as .parquet or .csv"
-        )
     return found
 
 

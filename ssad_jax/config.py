@@ -21,12 +21,12 @@ def default_config(name: str) -> ConfigDict:
     config.methods = ConfigDict({method: {} for method in METHODS})  # settings of each; see `use_method`
 
     config.data = ConfigDict({
-        "source": "tables",  # tables | openstack | nezha
+        "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | train_ticket_versions
         "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
         "prepared_dir": f"prepared/{name}",
         "faults_path": "",  # labels, where the raw layout has none
         "segments_path": "",  # observed segments, where the raw layout does not tell
-        "utc_offset_hours": 1.0,  # of times written without an offset in logs and metrics (openstack)
+        "utc_offset_hours": 1.0,  # of times written without an offset (openstack, train_ticket_versions)
         "on_bad_rows": "quarantine",  # quarantine | error
         "node_level": "service",  # service | instance: what one service node stands for
         "tick_seconds": 1.0,
@@ -43,6 +43,7 @@ def default_config(name: str) -> ConfigDict:
         "segment_seconds": 600.0,  # continuous time is cut into segments of this length
         "recording_gap_hours": 6.0,  # a longer silence separates recordings
         "metrics": (".*",),  # regular expressions of the metric names to use
+        "pods": (".*",),  # regular expressions of the `namespace/pod` whose metrics to read (Prometheus)
         "metric_units": "all",  # all | traced: metrics only of services that have spans or logs
         "metric_baseline_minutes": 30.0,  # metrics are differences from their median over the time before; 0: levels
         "max_templates_per_service": 40,  # the most frequent ones; the rest share one node

@@ -238,7 +238,7 @@ def _raise_cpu(place: Place, service: str, begin: int, level: float) -> tuple[pl
     name, time = pl.col("metric_name"), pl.col("time_unix_nano")
     own = (pl.col("service_name") == service) & name.str.contains(CPU) & ~name.str.contains(NOT_OF_SERVICE)
     now, counter = time.is_between(begin, place.end), pl.col("is_counter").fill_null(False)
-    series = ["service_instance_id", "metric_name"]
+    series = ["service_instance_id", "metric_name", "attributes"]
     high = level * pl.col("value").quantile(0.95).over(series)
     high = pl.when(name.str.contains("%")).then(high.clip(upper_bound=100)).otherwise(high)
     gain = pl.when(now).then(pl.col("value").diff().clip(0)).otherwise(0).fill_null(0).cum_sum()

@@ -6,11 +6,17 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from data_prep.sources import labels, nezha, openstack, tables
+from data_prep.sources import jaeger_prometheus, labels, nezha, openstack, tables, train_ticket_versions
 from data_prep.sources.part import Part
 from data_prep.tables import Tables
 
-SOURCES = {"nezha": nezha, "openstack": openstack, "tables": tables}
+SOURCES = {
+    "jaeger_prometheus": jaeger_prometheus,
+    "nezha": nezha,
+    "openstack": openstack,
+    "tables": tables,
+    "train_ticket_versions": train_ticket_versions,
+}
 
 
 def read(config_data: ConfigDict, executor: Executor | None = None, found: Tables | None = None) -> Tables:

@@ -2,15 +2,14 @@
 
 import datetime
 import functools
-import gzip
 import re
-import zlib
 from pathlib import Path
 
 import msgspec
 import polars as pl
 
 from data_prep import tables
+from data_prep.sources import json_files
 
 # A trace point's service is named after the API's endpoint or worker; these say nothing beyond the project.
 _ENDPOINTS = {"public", "admin", "main", "internal", ""}
@@ -66,9 +65,8 @@ def read_traces(root: str, files: list[str], on_bad_rows: str) -> tuple[pl.DataF
     for file in files:
         path = Path(root, file)
         try:
-            data = path.read_bytes()
-            trace = msgspec.json.decode(gzip.decompress(data) if path.suffix == ".gz" else data, type=_Node)
-        except (OSError, EOFError, zlib.error, msgspec.MsgspecError, RecursionError):
+            trace = json_files.decode(path, _Node)
+        except json_files.ERRORS:
             account.read += 1
             account.aside("unreadable_trace", 1, str(path), 1, on_bad_rows)
             continue

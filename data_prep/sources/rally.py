@@ -1,7 +1,5 @@
 """Rally task reports (`rally task report --json`): the workload's iterations and the faults its hooks injected."""
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import msgspec
 import polars as pl
 
 from data_prep.errors import InputError
+from data_prep.sources import json_files
 from data_prep.tables import SCHEMAS
 
 # A fault is over when this many iterations in a row succeed: three concurrent clients pass by chance far sooner.
@@ -107,9 +106,8 @@ def read_report(path: Path | str) -> list[Workload]:
     """The workloads of a report (`.json` or `.json.gz`). Raises InputError if it is cut off or not a Rally report."""
     path = Path(path)
     try:
-        data = path.read_bytes()
-        report = msgspec.json.decode(gzip.decompress(data) if path.suffix == ".gz" else data, type=_Report)
-    except (OSError, EOFError, zlib.error, msgspec.MsgspecError) as error:
+        report = json_files.decode(path, _Report)
+    except json_files.ERRORS as error:
         raise InputError(f"{path} is not a whole Rally report ({error}); copy it again or remove it") from error
     return [workload for task in report.tasks for subtask in task.subtasks for workload in subtask.workloads]
 

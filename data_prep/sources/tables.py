@@ -1,5 +1,7 @@
 """A directory of telemetry tables, Parquet or CSV, as `data_prep.tables` describes them."""
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from data_prep import tables
@@ -7,11 +9,15 @@ from data_prep.sources.part import Part
 
 
 def parts(config_data: ConfigDict) -> list[Part]:
-    """A task for some rows of a Parquet file, or a whole CSV file. Raises InputError where there is no telemetry."""
-    policy = config_data.on_bad_rows
+    """A part for each table. Raises InputError where there is no telemetry."""
+    return of(tables.files(config_data.raw_dir), config_data.on_bad_rows)
+
+
+def of(files: dict[str, Path], on_bad_rows: str) -> list[Part]:
+    """A task for some rows of a Parquet file, or a whole CSV file; `files` by the names of their tables."""
     return [
-        Part(name, tables.read_slice, [(path, name, policy, first) for first in tables.slices(path)])
-        for name, path in tables.files(config_data.raw_dir).items()
+        Part(name, tables.read_slice, [(path, name, on_bad_rows, first) for first in tables.slices(path)])
+        for name, path in files.items()
     ]
 
 

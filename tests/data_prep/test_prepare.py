@@ -405,7 +405,7 @@ def test_too_little_telemetry_and_none_at_all(tmp_path):
         ("calibration_share", 0.0), ("calibration_share", 1.5), ("segment_seconds", 5.0), ("ridge", 0.0),
         ("recording_gap_hours", -1.0), ("metric_baseline_minutes", -1.0), ("metric_baseline_minutes", 0.001),
         ("max_templates_per_service", 0), ("num_workers", -1), ("prepared_dir", ""), ("protocol", "fold:9"),
-        ("metrics", ("cpu", "(unclosed")), ("source", "prometheus"),
+        ("metrics", ("cpu", "(unclosed")), ("pods", ("[",)), ("source", "prometheus"),
     ],
 )  # fmt: skip
 def test_bad_settings_end_with_the_key_and_the_remedy(key, value, raw, tmp_path):

@@ -68,6 +68,15 @@ def test_counters_of_two_instances_are_not_taken_for_one():
     ]  # fmt: skip
 
 
+def test_series_that_attributes_tell_apart_are_added_up_as_rates():
+    idle = [(cpu, i, value) for cpu, values in (("0", (10, 30, 5)), ("1", (1, 2, 4))) for i, value in enumerate(values)]
+    rows = [metric(10 * i, "a", "idle", v, is_counter=True) | {"attributes": f"cpu={cpu}"} for cpu, i, v in idle]
+    rows += [metric(10 * i, "a", "idle", 40 * i, instance="a-2", is_counter=True) for i in range(3)]
+    assert observe(metrics=rows)["metrics"]["value"].to_list() == pytest.approx([(2.1 + 4) / 2, (0.7 + 4) / 2])
+    rows = [metric(0, "a", "free", v) | {"attributes": d} for v, d in ((1, "d=0"), (4, "d=1"), (6, "d=1"), (9, None))]
+    assert observe("instance", metrics=rows)["metrics"]["value"].to_list() == [7.5]  # the mean of 1 + 5 and 9
+
+
 def test_gauges_of_one_time_are_averaged_and_unnamed_metrics_left_out():
     rows = [metric(0, "a", "cpu", 1), metric(0, "a", "cpu", 4, instance="a-2"), metric(0, "a", "mem", 7)]
     assert observe(patterns=("c.u",), metrics=rows)["metrics"].select("metric", "value").rows() == [("cpu", 2.5)]

@@ -104,7 +104,7 @@ def test_log_lines_are_unwrapped_and_the_torn_one_is_named(archive):
 
 def test_metrics_are_long_and_a_latency_without_requests_has_no_value(archive):
     found = read(config(archive))
-    assert found.frames["metrics"].drop("is_counter").rows() == [
+    assert found.frames["metrics"].drop("is_counter", "attributes").rows() == [
         (T0, "front-service", "front-service", "LatencyP50(s)", 0.25),
         (T0, "ts-travel-service", TRAVEL, "CpuUsage(m)", 16.5),
     ]

@@ -21,7 +21,7 @@ class Choices(NamedTuple):
 
 
 CPU = Choices(
-    dense_below=20.0, views_together=False, networks_together=False, rows_trained=4096, rows_scored=1024, gru_unroll=8
+    dense_below=10.0, views_together=False, networks_together=False, rows_trained=4096, rows_scored=1024, gru_unroll=8
 )
 ACCELERATOR = Choices(
     dense_below=250.0, views_together=True, networks_together=True, rows_trained=1 << 30, rows_scored=1 << 20,

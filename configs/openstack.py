@@ -13,6 +13,8 @@ cores (on a development system it does no worse than 256 units and 8 epochs: AUR
 archive, with its own prepared directory.
 """
 
+from ml_collections import ConfigDict
+
 from ssad_jax.config import default_config
 
 VARIANTS = ("", "paper", "archive")
@@ -30,6 +32,11 @@ def get_config(variant: str = ""):
     config.data.metric_baseline_minutes = 20.0
     config.data.prepared_dir = "prepared/openstack_archive" if variant == "archive" else "prepared/openstack"
     config.knowledge.path = "configs/knowledge/openstack.yaml"
+    config.methods.cross_service = ConfigDict({  # method B, for comparisons
+        "model": {"hidden_dim": 32, "num_graph_layers": 1},
+        "optimizer": {"learning_rate": 2e-4},
+        "train": {"num_epochs": 5},
+    })
     if variant != "archive":
         config.simulate.hours = 4.0
     if not variant:

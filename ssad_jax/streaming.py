@@ -141,7 +141,8 @@ class Scorer:
             prepared_dir: the dataset that the workdir was evaluated on, if it is not the one that it was trained on.
 
         Raises:
-            InputError: the workdir was not evaluated, or it was with another checkpoint or on another dataset.
+            InputError: the workdir was not evaluated, or it was with another checkpoint or on another dataset, or its
+                method cannot score window by window.
         """
         workdir = Path(workdir)
         again = f"python -m ssad_jax.evaluate --workdir={workdir}"
@@ -166,6 +167,11 @@ class Scorer:
                 f"--prepared_dir={prepared_dir}"
             )
         method, params = trained.method(context, system), restored.tree["params"]
+        if method.step is None:
+            raise InputError(
+                f"{workdir} was trained with {context.config.method}, which cannot score window by window; evaluate "
+                f"the windows together: {again}"
+            )
         return cls(method, params, system, fitted, manifest["window_length"], manifest["stride"])
 
     def reset(self) -> None:

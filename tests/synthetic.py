@@ -5,13 +5,16 @@ Two services call one another; each has log and metric nodes. Signals follow a s
 leave their expectation.
 """
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 
-from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, SIGNAL_DIM, Prepared, System, Ticks, Windows
+from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, SIGNAL_DIM, Prepared, System, Ticks, Windows, Writer
 
 NS = 1_000_000_000
 WINDOW_LENGTH, STRIDE = 20, 5
+START = 1_600_000_000 * NS
 
 
 def make_prepared(
@@ -77,7 +80,7 @@ def make_prepared(
     position = np.tile(np.arange(windows_per_segment), segments)
     ticks_per_segment = windows_per_segment * STRIDE + WINDOW_LENGTH
     start_tick = (segment * ticks_per_segment + position * STRIDE).astype(np.int32)
-    start = 1_600_000_000 * NS + start_tick.astype(np.int64) * NS
+    start = START + start_tick.astype(np.int64) * NS
     part = np.where(segment < segments // 2, 0, np.where(segment < 3 * segments // 4, 1, 2)).astype(np.int8)
     group = np.where(part == 1, 0, -1).astype(np.int8)
     num_fit = segments // 2
@@ -138,3 +141,30 @@ def _ticks(rng, system: System, count: int, start_tick, faulty) -> Ticks:
     for first in start_tick[faulty]:
         signals[first : first + WINDOW_LENGTH, culprit, 0] = 2.0
     return Ticks(signals.astype(np.float16), start_tick.astype(np.int64))
+
+
+def save(prepared: Prepared, directory) -> None:
+    """Write a dataset as preparing does, ticks included."""
+    with Writer(directory) as writer:
+        ticks = writer.path / "ticks"
+        ticks.mkdir()
+        np.save(ticks / "signals.npy", prepared.ticks.signals)
+        np.save(ticks / "start_unix_nano.npy", START + np.arange(len(prepared.ticks.signals)) * NS)
+        writer.finish(prepared, {})
+
+
+def as_split(base, name):
+    """The same windows and labels, divided by fold:K, or in time order."""
+    segment, count = base.windows.segment, int(base.windows.segment.max()) + 1
+    if name == "chronological":
+        test, held_out = segment >= count * 3 // 4, (segment >= count // 2) & (segment < count * 3 // 4)
+    else:
+        test, held_out = segment % 5 == int(name[-1]), segment % 5 == (int(name[-1]) + 1) % 5
+    part = np.where(test, 2, np.where(held_out, 1, 0)).astype(np.int8)
+    windows = dataclasses.replace(base.windows, part=part, group=np.where(held_out, 0, -1).astype(np.int8))
+    runs = np.arange(len(segment), dtype=np.int32).reshape(count, -1)
+    fit = [row[i : i + 4] for row in runs if part[row[0]] == 0 for i in (0, 4, 8)]
+    return dataclasses.replace(
+        base, windows=windows, fit_sequences=np.stack(fit), calibration_runs=runs[part[runs[:, 0]] == 1],
+        test_runs=runs[part[runs[:, 0]] == 2],
+    )  # fmt: skip

@@ -44,7 +44,8 @@ class View(NamedTuple):
 class Encoded(NamedTuple):
     """Representations of n windows."""
 
-    service: jax.Array  # [n, U, H]
+    own: jax.Array  # [n, U, H]: of the service alone
+    service: jax.Array  # [n, U, H]: mixed along calls
     system: jax.Array  # [n, 2 H]: mean and maximum over services
 
 
@@ -136,14 +137,14 @@ def create(config, system: System, knowledge=None) -> Method:
         states = model.temporal(rows, jnp.ones(rows.shape[:2], bool))
         h = states.mean(1).reshape(count, width, hidden)
         if settings.window_signals:
-            h = h + model.of_window(embed(services.gather(part.window), vectors.astype(jnp.float32)))
-        graph = connect(part.keys, count)
+            h = h + jnp.tanh(model.of_window(embed(services.gather(part.window), vectors.astype(jnp.float32))))
+        own, graph = h, connect(part.keys, count)
         for i in range(model.num_layers):
             layer = getattr(model, f"layer_{i}")
             with jax.named_scope("propagation"):
                 # Beside what its neighbours are like, a service keeps what it is itself.
                 h = h + jax.nn.relu(propagation.propagate(graph, h @ layer.kernel[...]) + layer.bias[...][None, None])
-        return Encoded(h, jnp.concatenate([h.mean(1), h.max(1)], axis=-1))
+        return Encoded(own, h, jnp.concatenate([h.mean(1), h.max(1)], axis=-1))
 
     def embeddings(model: Network, encoded: Encoded) -> tuple[jax.Array, jax.Array]:
         """z of services [n, U, EMBEDDING_DIM] and of the system [n, EMBEDDING_DIM]."""
@@ -177,7 +178,8 @@ def create(config, system: System, knowledge=None) -> Method:
 
         found = jax.lax.map(encode_one, whole(batch), batch_size=piece)
         exists = batch.window_mask
-        service = jnp.where(exists[..., None, None], found.service.reshape(*lead, *found.service.shape[1:]), 0)
+        # Of a service alone: what its neighbours show is no sign of where a fault is.
+        service = jnp.where(exists[..., None, None], found.own.reshape(*lead, *found.own.shape[1:]), 0)
         return Representations(service, jnp.where(exists[..., None], found.system.reshape(*lead, -1), 0))
 
     def pair_distances(params, batch: Batch, keys):

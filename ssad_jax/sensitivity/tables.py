@@ -20,7 +20,7 @@ def markdown(results: dict) -> str:
     """The whole page."""
     key = results["parameter"]
     lines = [f"# Sensitivity of {results['config']['name']} to {key}", "", WARNING, "", caption(results), ""]
-    lines += ["## Means over seeds, least and greatest in brackets", "", *table(_rows(results)), ""]
+    lines += ["## Means over seeds, least and greatest in brackets", "", *table(main_rows(results)), ""]
     lines += ["## 95% intervals of the mean over seeds", "", INTERVALS, "", *table(_intervals(results)), ""]
     lines += ["## AUROC, AUPRC of each seed", "", *table(_seeds(results)), ""]
     lines += [f"How it was run: {how(results)}."]
@@ -63,7 +63,7 @@ def score_title(results: dict, score: str) -> str:
 
 def plain(results: dict) -> str:
     """The main table for the terminal."""
-    rows = _rows(results)
+    rows = main_rows(results)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([caption(results), "", *lines, "", WARNING])
@@ -120,7 +120,7 @@ def show(value) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _rows(results: dict) -> list[list[str]]:
+def main_rows(results: dict) -> list[list[str]]:
     own = len({_tested(entry) for entry in results["values"]}) > 1
     titles = [TITLES[key] for key in columns(results)]
     rows = [[results["parameter"], "seeds", *titles, *(["windows"] if own else [])]]

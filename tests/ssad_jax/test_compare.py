@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from ssad_jax import compare, prepared
+from ssad_jax import compare
 from ssad_jax.comparison import cells, compute, families, splits, tables
 from ssad_jax.config import default_config
 from tests.ssad_jax.gain_method import gain_method
-from tests.synthetic import make_prepared
+from tests.synthetic import as_split, make_prepared, save
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -31,23 +32,6 @@ def get_config():
 """
 
 
-def as_split(base, name):
-    """The same windows and labels, divided by fold:K, or in time order."""
-    segment, count = base.windows.segment, int(base.windows.segment.max()) + 1
-    if name == "chronological":
-        test, held_out = segment >= count * 3 // 4, (segment >= count // 2) & (segment < count * 3 // 4)
-    else:
-        test, held_out = segment % 5 == int(name[-1]), segment % 5 == (int(name[-1]) + 1) % 5
-    part = np.where(test, 2, np.where(held_out, 1, 0)).astype(np.int8)
-    windows = dataclasses.replace(base.windows, part=part, group=np.where(held_out, 0, -1).astype(np.int8))
-    runs = np.arange(len(segment), dtype=np.int32).reshape(count, -1)
-    fit = [row[i : i + 4] for row in runs if part[row[0]] == 0 for i in (0, 4, 8)]
-    return dataclasses.replace(
-        base, windows=windows, fit_sequences=np.stack(fit), calibration_runs=runs[part[runs[:, 0]] == 1],
-        test_runs=runs[part[runs[:, 0]] == 2],
-    )  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Six prepared splits as the command would have made them: ten segments of twelve windows, two with a fault."""
@@ -56,8 +40,7 @@ def folder(tmp_path_factory):
     base = make_prepared(segments=10)
     for name in ("chronological", *splits.PROTOCOLS["folds"]):
         suffix = "" if name == "chronological" else f"_{name.replace(':', '')}"
-        with prepared.Writer(path / "data" / f"toy{suffix}") as writer:
-            writer.finish(as_split(base, name), {})
+        save(as_split(base, name), path / "data" / f"toy{suffix}")
     return path
 
 
@@ -86,6 +69,30 @@ def toy(monkeypatch):
 
 def run(folder, workdir, detectors="knowledge_ssl,no_contrast,random,knn,linear", protocol="both", seeds=2, **values):
     return compare.compare(make_config(folder, **values), detectors, protocol, seeds, workdir)
+
+
+def test_both_methods_and_what_they_say_together(folder, tmp_path, toy):
+    names = "knowledge_ssl,cross_service,combined,untrained,cross_service_untrained"
+    found = run(folder, tmp_path, names, "chronological", 2)["protocols"]["chronological"]["detectors"]
+    assert {found[name]["kind"] for name in ("knowledge_ssl", "cross_service")} == {"trained"}
+    assert found["combined"]["kind"] == "combined" and "cross_service: prior" in found
+    # Here both are the same method: twice a score ranks windows, and suspects, as once.
+    for figure in ("auroc", "f1", "recall", "hit_rate_at_1"):
+        assert found["combined"]["mean"][figure] == pytest.approx(found["knowledge_ssl"]["mean"][figure])
+    assert not (tmp_path / "cells" / "chronological" / "combined").exists()
+    assert len(toy) == 4
+    alone = run(folder, tmp_path / "alone", "combined", "chronological", 1)  # computes its parts
+    assert alone["cells_computed"] == 2 and len(toy) == 6
+
+
+def test_a_method_has_its_own_settings_in_a_comparison(folder):
+    config = make_config(folder)
+    config.methods.cross_service = ConfigDict({"data": {"batch_size": 4}, "model": {"hidden_dim": 5}})
+    config.methods.knowledge_ssl = ConfigDict({"model": {"hidden_dim": 6}})
+    known = families.families()
+    other, own = (known[name].config(config) for name in ("cross_service", "knowledge_ssl"))
+    assert (other.method, other.data.batch_size, other.model.hidden_dim) == ("cross_service", 4, 5)
+    assert (own.method, own.data.batch_size, own.model.hidden_dim) == ("knowledge_ssl", 32, 256)  # as the config is
 
 
 def test_cells_are_kept_and_only_what_is_missing_or_changed_is_computed(folder, tmp_path, toy, capsys):
@@ -258,7 +265,10 @@ def test_each_ablation_changes_its_own_settings_and_nothing_else():
     before = config.to_dict()
     for family in families.families().values():
         own = family.config(config)
-        assert family.kind == "trained" and family.overrides or own.to_dict() == before
+        if family.method not in (None, config.method):
+            assert own.to_dict() == before | {"method": family.method}  # which has no settings of its own here
+        else:
+            assert family.kind == "trained" and family.overrides or own.to_dict() == before
         for key, value in family.overrides:
             section, name = key.split(".")
             assert own[section][name] == value != before[section][name]

@@ -1,5 +1,6 @@
 """Sweeps: one program for several values, the choice of the form, and the command from end to end."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 
 from data_prep.errors import InputError
-from ssad_jax import batching, methods, prepared, sweep, train
+from ssad_jax import batching, methods, sweep, train
+from ssad_jax.comparison import splits
 from ssad_jax.config import default_config
 from ssad_jax.sensitivity import compute, parameter, plot, speed, tables
 from ssad_jax.sensitivity.networks import Networks
+from ssad_jax.studies import cross_service as studies
 from tests.ssad_jax import toy
-from tests.synthetic import make_prepared
+from tests.synthetic import as_split, make_prepared, save
 
 ROOT = Path(__file__).parents[2]
 CONFIG = """
@@ -209,8 +212,10 @@ def test_trainings_that_do_not_fit_together_are_run_one_after_another(folder, tm
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("sweep")
     (path / "toy.py").write_text(CONFIG)
-    with prepared.Writer(path / "data" / "toy") as writer:
-        writer.finish(make_prepared(segments=8), {})
+    save(make_prepared(segments=8), path / "data" / "toy")
+    base = make_prepared(segments=10)
+    for k in range(2):
+        save(as_split(base, f"fold:{k}"), path / "data" / f"toy_fold{k}")
     return path
 
 
@@ -254,6 +259,58 @@ def test_a_sweep_writes_its_files_and_goes_on_from_finished_cells(folder, tmp_pa
     assert same["cells_computed"] == 0 and len(asked) == 1 and same["form"] == again["form"]
     more = run_sweep(config, key, "1e-3,1e-2,1e-1", 2, tmp_path / "run")
     assert [one for some in asked[1:] for one in some] == [(0.1, 0), (0.1, 1)] and more["cells_computed"] == 2
+
+
+@pytest.fixture
+def two_folds(monkeypatch):
+    monkeypatch.setitem(splits.PROTOCOLS, "folds", ("fold:0", "fold:1"))
+
+
+def test_a_study_of_method_b_pools_folds_and_says_what_the_paper_reports(folder, tmp_path, two_folds, monkeypatch):
+    study = dataclasses.replace(studies.STUDIES["temperature"], values=(0.1, 0.5), figures=("accuracy", "f1"))
+    monkeypatch.setitem(studies.STUDIES, "temperature", study)
+    found = studies.run(make_config(folder), "temperature", tmp_path / "run", tmp_path / "out", 2, hidden=4, epochs=1)
+    assert found["method"] == "cross_service" and found["protocol"] == "folds"
+    assert found["references"] == ["cross_service_untrained", "closed_form"]
+    entry = found["values"][0]
+    assert set(entry["splits"]) == {"fold:0", "fold:1"} and len(entry["calibration_windows"]) == 2
+    assert {"cross_service", "cross_service: reconstruction", "cross_service: prior"} <= set(entry["detectors"])
+    assert entry["num_windows"] == 4 * 12  # segments 0, 5 and 1, 6
+    text = (tmp_path / "out" / "temperature_toy.md").read_text()
+    for words in ("**Reported**", "a middle temperature is best", "| ACC, service level |", "| F1, system level |"):
+        assert words in text
+    assert (tmp_path / "out" / "temperature_toy.png").read_bytes()[:4] == b"\x89PNG"
+    assert json.loads((tmp_path / "out" / "temperature_toy.json").read_text())["shown"] == ["accuracy", "f1"]
+
+
+@pytest.mark.parametrize(
+    "accuracy, spread, verdict", [((0.8, 0.9), 0.02, "agrees"), ((0.9, 0.8), 0.02, "differs"),
+                                  ((0.8, 0.81), 0.02, "no visible trend")],
+)  # fmt: skip
+def test_a_study_says_whether_a_trend_is_as_reported(accuracy, spread, verdict):
+    study = studies.Study("loss.temperature", (0.1, 0.5), ("accuracy",), "", (0.5,))
+    values = [
+        {"detectors": {"cross_service": {part: {"accuracy": mean + sign * spread / 2}
+                                         for part, sign in (("mean", 0), ("min", -1), ("max", 1))}}}
+        for mean in accuracy
+    ]  # fmt: skip
+    row = studies.against({"method": "cross_service", "values": values}, study)[1]
+    assert row[-1] == verdict and row[0] == "ACC"
+
+
+def test_what_stands_beside_a_value_is_set_with_it():
+    config = default_config("x")
+    varied = parameter.Parameter("data.batch_size", (16, 64), (("train.num_epochs", (4, 16)),))
+    own = varied.applied(config, 64)
+    assert (own.data.batch_size, own.train.num_epochs, varied.needs) == (64, 16, "static")
+    assert varied.changes(16) == (("data.batch_size", 16), ("train.num_epochs", 4))
+
+
+def test_figures_to_draw_are_looked_up():
+    assert tables.parse_figures("recall, f1,recall") == ("recall", "f1")
+    for text, message in (("recal", "did you mean 'recall'"), (" ,", "--figures is empty")):
+        with pytest.raises(InputError, match=message):
+            tables.parse_figures(text)
 
 
 def test_values_of_scores_are_read_off_one_training(folder, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Compare detectors under one protocol: method A, its parts, the linear recipe, floors and PyOD, on the same windows.
+"""Compare detectors under one protocol: both methods, parts of A, the linear recipe, floors, PyOD; the same windows.
 
     python -m ssad_jax.compare --config=configs/smoke.py [--detectors=knowledge_ssl,linear,knn] [--protocol=folds]
 

@@ -74,6 +74,15 @@ class Scores(NamedTuple):
     node_error: np.ndarray  # [M, N]: each node's error in normal scales, to tell suspects apart; 0 without signals
 
 
+def require_windows(held_out: Terms) -> None:
+    """Raises InputError where there is no held-out window to calibrate on."""
+    if not len(held_out.window):
+        raise InputError(
+            "the prepared dataset has no calibration windows; raise config.data.calibration_share or prepare more "
+            "normal time"
+        )
+
+
 def fit_calibration(
     place: Columns, fit: Terms, held_out: Terms, before: np.ndarray, run: np.ndarray, num_nodes: int, warm_up: int,
     score_config,
@@ -96,11 +105,7 @@ def fit_calibration(
     Raises:
         InputError: there is no held-out window.
     """
-    if not len(held_out.window):
-        raise InputError(
-            "the prepared dataset has no calibration windows; raise config.data.calibration_share or prepare more "
-            "normal time"
-        )
+    require_windows(held_out)
     floor = score_config.scale_floor * np.array([KIND_FLOOR.get(kind, 1.0) for kind in NODE_KINDS])[place.kind]
     centre = held_out.residual.mean(0, dtype=np.float64).astype(np.float32)
     squares = np.square(held_out.residual - centre, dtype=np.float64)

@@ -10,8 +10,10 @@ import dataclasses
 
 import numpy as np
 
+from ssad_jax.scoring.calibration import require_windows
 from ssad_jax.scoring.terms import Terms
 
+BLOCK = 1 << 24  # pairs of windows compared at a time
 FLOOR = 0.2  # a dimension of a service varies at least by this share of what it varies by over all services
 
 
@@ -41,8 +43,14 @@ class Normal:
             neighbours: normal windows that the mean is over; fewer where there are fewer.
         """
         rows = (rows - self.middle) / self.spread
-        apart = None if run is None else run[:, None] == self.run[None]
-        return np.stack([self._of_service(u, rows[:, u], apart, neighbours) for u in range(rows.shape[1])], axis=1)
+        out = np.zeros(rows.shape[:2], np.float32)
+        size = max(1, BLOCK // len(self.rows))
+        for first in range(0, len(rows), size):
+            some = slice(first, first + size)
+            own = None if run is None else run[some, None] == self.run[None]
+            for u in range(rows.shape[1]):
+                out[some, u] = self._of_service(u, rows[some, u], own, neighbours)
+        return out
 
     def _of_service(self, u: int, rows: np.ndarray, own: np.ndarray | None, neighbours: int) -> np.ndarray:
         normal = self.rows[:, u]
@@ -53,7 +61,7 @@ class Normal:
         count = min(neighbours, squared.shape[1])
         nearest = np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count])
         known = np.isfinite(nearest)  # of a single run nothing else is normal: nothing deviates
-        return (np.where(known, nearest, 0).sum(1) / np.maximum(known.sum(1), 1)).astype(np.float32)
+        return np.where(known, nearest, 0).sum(1) / np.maximum(known.sum(1), 1)
 
 
 def read_distances(
@@ -65,7 +73,11 @@ def read_distances(
         fit: windows that calibration windows are compared with as test windows are; empty: they are compared with one
             another.
         run: [M] the run (segment) of each calibration window.
+
+    Raises:
+        InputError: there is no calibration window.
     """
+    require_windows(calibration)
     normal, own = (fit, None) if len(fit.window) else (calibration, run)
     runs = np.full(len(normal.window), -1) if own is None else own
     of_services, of_system = Normal.of(normal.service, runs), Normal.of(normal.state[:, None], runs)

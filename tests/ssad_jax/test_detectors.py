@@ -8,7 +8,7 @@ import pytest
 from ssad_jax.config import default_config
 from ssad_jax.methods.interface import ScoreTerms
 from ssad_jax.scoring import detectors
-from ssad_jax.scoring.terms import Terms, averaged, joined
+from ssad_jax.scoring.terms import Score, Terms, averaged, joined
 from tests.synthetic import make_prepared
 
 NETWORKS = {"number": np.arange(3, dtype=np.float32)}
@@ -31,7 +31,7 @@ def score(params, windows, rows, index):
 def run(data, networks=NETWORKS, own=True, **changed):
     config = default_config("test").score
     config.update({"temporal": "paper", "prior": "paper"} | changed)
-    return detectors.score_dataset(score, networks, data, config, own)
+    return detectors.score_dataset(Score(score), networks, data, config, own)
 
 
 def expected(data, terms, number):

@@ -94,7 +94,8 @@ def test_low_precision_keeps_degrees_and_stays_close():
 
 
 def test_choice_of_propagation_follows_size_and_backend():
-    assert propagation.choose(128, 512, "cpu") == "dense"  # 32
+    assert propagation.choose(36, 144, "cpu") == "dense"  # 9
+    assert propagation.choose(64, 256, "cpu") == "segment"  # 16
     assert propagation.choose(384, 2048, "cpu") == "segment"  # 72
     assert propagation.choose(384, 2048, "gpu") == "dense"
     assert propagation.choose(1024, 4096, "gpu") == "segment"  # 256

@@ -88,7 +88,7 @@ def test_gradients_match_a_reference_without_collectives(prepared, method):
 
 def test_padded_rows_change_nothing(prepared):
     params = jax.device_get(toy.init(jax.random.key(1)))
-    dataset = dataset_of(prepared, method.needs)
+    dataset = dataset_of(prepared, toy.METHOD.needs)
     longer = np.append(INDEX, np.full(4, -1, np.int32))
     with_padding, _ = mapped(toy.METHOD, params, dataset, longer, "pmap", 4)
     without, _ = reference(toy.METHOD, params, dataset, INDEX[:6])

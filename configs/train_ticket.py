@@ -42,7 +42,7 @@ def get_config(variant: str = ""):
         "data": {"batch_size": 32},  # windows
         "model": {"hidden_dim": 32, "num_graph_layers": 1},
         "optimizer": {"learning_rate": 2e-4},  # of the paper's two best
-        "train": {"num_epochs": 10},
+        "train": {"num_epochs": 4},
     })
     use_method(config, VARIANTS[variant])
     return config

@@ -114,11 +114,14 @@ def top_deviations(
         seen.add(node)
         kind = NODE_KINDS[place.kind[c]]
         channels = system.channels.get(kind, [])
-        channel = channels[place.channel[c]] if place.channel[c] < len(channels) else f"channel {place.channel[c]}"
-        seen_and_expected = float(observed[c]), float(observed[c] - residual[c])
         if place.channel[c] == DISTANCE:
-            channel, seen_and_expected = "distance from normal", (float(residual[c]), float(calibration.centre[c]))
-        out.append(Deviation(node, system.node_names[node], kind, channel, *seen_and_expected, float(error[c])))
+            name, channel = system.service_names[system.service[node]], "distance from normal"
+            values = float(residual[c]), float(calibration.centre[c])
+        else:
+            name = system.node_names[node]
+            channel = channels[place.channel[c]] if place.channel[c] < len(channels) else f"channel {place.channel[c]}"
+            values = float(observed[c]), float(observed[c] - residual[c])
+        out.append(Deviation(node, name, kind, channel, *values, float(error[c])))
     return out
 
 

@@ -34,7 +34,7 @@ def get_config(variant: str = ""):
     config.knowledge.path = "configs/knowledge/train_ticket.yaml"
     config.methods.knowledge_ssl = ConfigDict({
         "data": {"batch_size": 8},  # sequences: more steps an epoch
-        "model": {"hidden_dim": 64},  # Table 2 has 256: there are few normal windows to fit it on
+        "model": {"hidden_dim": 64, "num_graph_layers": 2},  # Table 2 has 256 units: there are few normal windows
         "optimizer": {"learning_rate": 1e-3},
         "train": {"num_epochs": 4},
     })

@@ -176,8 +176,6 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     parallel.check_batch_size(config.data.batch_size, mesh)
     if config.seed < 0:
         raise InputError(f"config.seed={config.seed} must not be negative")
-    if not len(prepared.fit_sequences):
-        raise InputError("the prepared dataset has no training sequences; give more data or a smaller sequence_length")
     workdirs.check(workdir, config, prepared.manifest["dataset_hash"])
     workdir = workdirs.make(workdir)
     enable_compilation_cache(config)
@@ -295,6 +293,11 @@ class Feed:
     """The prepared training windows on the devices: all of them, or chunk by chunk with one chunk ahead."""
 
     def __init__(self, prepared: Prepared, config, mesh, streams: np.ndarray, needs: batching.Needs):
+        if not len(prepared.fit_sequences):
+            raise InputError(
+                "the prepared dataset has no training sequences; give more data, or a smaller data.sequence_length or "
+                "data.window_length"
+            )
         prepared = batching.examples_for(prepared, needs)
         self._prepared, self._mesh, self._streams, self._needs = prepared, mesh, streams, needs
         self._batch_size = config.data.batch_size

@@ -12,12 +12,28 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data_prep.errors import InputError
 from ssad_jax.prepared import IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM, System
 
 MODALITIES = ("traces", "logs", "metrics")
 MODALITY_OF_KIND = {"service": "traces", "dependency": "traces", "log": "logs", "event": "logs", "metric": "metrics"}
 ROLES = (*NODE_KINDS, "dependency, as caller")
 INPUT_CLIP = 6.0  # signals are in units of their normal scale
+
+
+def first_nodes(system: System) -> np.ndarray:
+    """[U] the node that stands for each service: its first one, of the kind service where it has such a node.
+
+    Raises:
+        InputError: a service has no node at all.
+    """
+    real = np.flatnonzero(system.node_mask & (system.service >= 0))
+    real = real[np.argsort(system.kind[real], kind="stable")]  # services come first
+    named, place = np.unique(system.service[real], return_index=True)
+    if len(named) < len(system.service_names):
+        missing = [name for i, name in enumerate(system.service_names) if i not in named]
+        raise InputError(f"no node speaks of {', '.join(missing)}; prepare the data again")
+    return real[place]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +43,10 @@ class Services:
     node: np.ndarray  # [C] int: node slot of the dataset
     channel: np.ndarray  # [C] int
     modality: np.ndarray  # [C] int: index into MODALITIES
+    identity: np.ndarray  # [C + 1, 96] float32: of each signal's node; the last is zero
+    own: np.ndarray  # [U, 96] float32: identity of each service's first node
     slots: np.ndarray  # [U, P] int: the signals of each service; C in empty slots
     role: np.ndarray  # [U, P] int: index into ROLES
-    identity: np.ndarray  # [U, P, 96] float32: of the signal's node
     calls: np.ndarray  # [D, 2] int: pairs of services of which one calls the other, each once
     is_called: np.ndarray  # [U] bool
     lag: np.ndarray  # [U] int: ticks from where a call to the service begins to where it does
@@ -51,7 +68,7 @@ class Services:
         order = np.argsort(service, kind="stable")
         place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
         slots[service[order], place], roles[service[order], place] = signal[order], role[order]
-        identity = np.concatenate([system.identity[node], np.zeros((1, IDENTITY_DIM), np.float32)])[slots]
+        identity = np.concatenate([system.identity[node], np.zeros((1, IDENTITY_DIM), np.float32)])
         modality = np.array([MODALITIES.index(MODALITY_OF_KIND[kind]) for kind in NODE_KINDS])[kind]
         call = np.flatnonzero(system.node_mask & (system.caller >= 0) & (system.caller != system.service))
         ends = np.sort(np.stack([system.caller[call], system.service[call]], 1), axis=1).reshape(-1, 2)
@@ -59,7 +76,8 @@ class Services:
         is_called[system.service[call]] = True
         np.maximum.at(lag, system.service[call], system.lag[call])
         return cls(
-            node, channel, modality, slots, roles, identity, np.unique(ends, axis=0).astype(int), is_called, lag
+            node, channel, modality, identity, system.identity[first_nodes(system)], slots, roles,
+            np.unique(ends, axis=0).astype(int), is_called, lag,
         )
 
     @property
@@ -72,20 +90,21 @@ class Services:
 
 
 class SignalVectors(nnx.Module):
-    """v = I W_role + b_role,channel: a vector for each signal of each service, of about unit length."""
+    """v = I W_role + b_role,channel: a vector for each signal of each service; and w = I W, one for each service."""
 
     def __init__(self, features: int, *, rngs: nnx.Rngs):
         scale = (2 * features) ** -0.5  # identities have unit length
         shape = len(ROLES), IDENTITY_DIM, features
         self.of_identity = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
         self.of_channel = nnx.Param(scale * jax.random.normal(rngs.params(), (len(ROLES), SIGNAL_DIM, features)))
+        self.of_service = nnx.Param(features**-0.5 * jax.random.normal(rngs.params(), (IDENTITY_DIM, features)))
 
-    def __call__(self, services: Services) -> jax.Array:
-        """[U, P, features]."""
-        by_role = jnp.einsum("upi,rif->urpf", services.identity, self.of_identity[...])
-        of_identity = jnp.take_along_axis(by_role, jnp.asarray(services.role)[:, None, :, None], axis=1)[:, 0]
+    def __call__(self, services: Services) -> tuple[jax.Array, jax.Array]:
+        """[U, P, features] and [U, features], each vector of about unit length."""
+        table = jnp.einsum("ci,rif->crf", services.identity, self.of_identity[...])
         channel = np.append(services.channel, 0)[services.slots]
-        return of_identity + self.of_channel[...][services.role, channel]
+        of_signals = table[services.slots, services.role] + self.of_channel[...][services.role, channel]
+        return of_signals, services.own @ self.of_service[...]
 
 
 @jax.named_scope("projection")

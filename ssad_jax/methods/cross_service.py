@@ -1,4 +1,4 @@
-"""Method B: cross-service temporal contrastive learning (docs/method.md).
+"""Method B: cross-service temporal contrastive learning (docs/cross_service.md).
 
 The ticks of a window -> a series for each service -> GRU, services as a batch -> graph layers along calls -> a
 representation of each service and, pooled, of the system. Trained by contrast alone: the same service, and the same
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from data_prep.errors import InputError
 from ssad_jax.backends import choices
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.layers import propagation
@@ -72,10 +73,15 @@ def create(config, system: System, knowledge=None) -> Method:
         config: see `ssad_jax.config`; uses model, views, loss.temperature, cross_service and data.window_length.
         system: of the dataset to train on or to score; parameters do not depend on it.
         knowledge: not used.
+
+    Raises:
+        InputError: there is no signal to encode.
     """
     del knowledge
     settings, perturb, temperature = config.cross_service, config.views, config.loss.temperature
     services = Services.of(system, settings.channels == "evidence")
+    if not len(services.node):
+        raise InputError("no signal of this system speaks of faults; set --config.cross_service.channels=all")
     present = tuple(np.unique(services.modality).tolist())
     apart = config.data.window_length
     dtype = jnp.dtype(config.model.precision)
@@ -127,17 +133,18 @@ def create(config, system: System, knowledge=None) -> Method:
 
     def encode(model: Network, part: View) -> Encoded:
         """Representations of n windows, float32."""
-        vectors = model.vectors(services).astype(dtype)
-        series = embed(services.gather(part.ticks.astype(dtype)), vectors)  # [n, T, U, H]
+        vectors, of_services = model.vectors(services)
+        series = embed(services.gather(part.ticks.astype(dtype)), vectors.astype(dtype))  # [n, T, U, H]
         series = tick_views.align(series, services.lag)
         if part.keys is not None:
             series = tick_views.shift(fold(part.keys, SHIFT), series, services.is_called, settings.align_ticks)
         count, length, width, hidden = series.shape
+        series = series + of_services.astype(dtype)[None, None]  # who it is, also where nothing is seen of it
         rows = series.swapaxes(1, 2).reshape(count * width, length, hidden).astype(jnp.float32)
         states = model.temporal(rows, jnp.ones(rows.shape[:2], bool))
         h = states.mean(1).reshape(count, width, hidden)
         if settings.window_signals:
-            h = h + jnp.tanh(model.of_window(embed(services.gather(part.window), vectors.astype(jnp.float32))))
+            h = h + jnp.tanh(model.of_window(embed(services.gather(part.window), vectors)))
         own, graph = h, connect(part.keys, count)
         for i in range(model.num_layers):
             layer = getattr(model, f"layer_{i}")
@@ -169,18 +176,18 @@ def create(config, system: System, knowledge=None) -> Method:
         """Representations of B runs of L windows. Deterministic; `keys` is not used."""
         del keys
         model, lead = network(params), batch.window_mask.shape
-        rows = services.num_services * batch.ticks.shape[2]  # of a window
-        piece = max(1, choices().rows_trained * batch.ticks.shape[2] // rows)
+        piece = max(1, choices().rows_scored // services.num_services)
 
         def encode_one(window: View) -> Encoded:
             alone = encode(model, jax.tree.map(lambda x: x[None], window))
             return jax.tree.map(lambda x: x[0], alone)
 
         found = jax.lax.map(encode_one, whole(batch), batch_size=piece)
-        exists = batch.window_mask
+        mask = batch.window_mask
         # Of a service alone: what its neighbours show is no sign of where a fault is.
-        service = jnp.where(exists[..., None, None], found.own.reshape(*lead, *found.own.shape[1:]), 0)
-        return Representations(service, jnp.where(exists[..., None], found.system.reshape(*lead, -1), 0))
+        service = jnp.where(mask[..., None, None], found.own.reshape(*lead, *found.own.shape[1:]), 0)
+        system = found.system.reshape(*lead, *found.system.shape[1:])
+        return Representations(service, jnp.where(mask[..., None], system, 0))
 
     def pair_distances(params, batch: Batch, keys):
         """Cosine distances between embeddings of the system in two views; arguments as `knowledge_ssl` has them."""

@@ -2,8 +2,9 @@
 
 Each dimension is put in units of how much it varies in normal time; the distance of a window is the root mean square
 over dimensions, in the mean over its nearest normal windows. For each service, and for the system. The normal windows
-are the fit windows where a share of training time is held out from fitting; where groups take turns they are all
-training windows, and a calibration window is not compared with its own run (segment).
+are fit windows where a share of training time is held out from fitting; where groups take turns they are the
+calibration windows, and a calibration window is not compared with its own run (segment), which has its part in the units
+alone.
 """
 
 import dataclasses
@@ -14,7 +15,8 @@ from ssad_jax.scoring.calibration import require_windows
 from ssad_jax.scoring.terms import Terms
 
 BLOCK = 1 << 24  # pairs of windows compared at a time
-FLOOR = 0.2  # a dimension of a service varies at least by this share of what it varies by over all services
+MOST = 4096  # normal windows, spread evenly over time, that others are compared with
+FLOOR = 0.2  # a dimension varies at least by this share of what dimensions vary by in the mean
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +32,8 @@ class Normal:
     def of(cls, rows: np.ndarray, run: np.ndarray) -> "Normal":
         """rows [n, U, H] f32: of U services, or of the system with U = 1."""
         middle = rows.mean(0, dtype=np.float64)
-        variance = rows.var(0, dtype=np.float64)
-        spread = np.sqrt(variance + FLOOR**2 * variance.mean(0) + 1e-12)
+        variance = np.stack([rows[:, u].var(0, dtype=np.float64) for u in range(rows.shape[1])])
+        spread = np.sqrt(variance + FLOOR**2 * variance.mean() + 1e-12)
         middle, spread = middle.astype(np.float32), spread.astype(np.float32)
         return cls(middle, spread, (rows - middle) / spread, run)
 
@@ -70,19 +72,24 @@ def read_distances(
     """One network's terms with the distance of each service as its residual and that of the system as prior term.
 
     Args:
-        fit: windows that calibration windows are compared with as test windows are; empty: they are compared with one
-            another.
+        fit: windows that calibration windows are compared with as test windows are. Where there are none, or
+            calibration windows are among them, these are compared with one another.
         run: [M] the run (segment) of each calibration window.
 
     Raises:
         InputError: there is no calibration window.
     """
     require_windows(calibration)
-    normal, own = (fit, None) if len(fit.window) else (calibration, run)
-    runs = np.full(len(normal.window), -1) if own is None else own
+    apart = len(fit.window) and not np.isin(fit.window, calibration.window).any()
+    normal, own = (fit, None) if apart else (calibration, run)
+    some = np.unique(np.linspace(0, len(normal.window) - 1, min(MOST, len(normal.window))).round().astype(int))
+    normal, runs = normal.take(some), np.full(len(some), -1) if own is None else own[some]
     of_services, of_system = Normal.of(normal.service, runs), Normal.of(normal.state[:, None], runs)
 
     def read(terms: Terms, own: np.ndarray | None) -> Terms:
+        if not len(terms.window):
+            nothing = np.zeros((0, normal.service.shape[1]), np.float32)
+            return terms._replace(residual=nothing, service=None, read=np.zeros((0, 2), np.float32))
         services = of_services.distance(terms.service, own, neighbours)
         system = of_system.distance(terms.state[:, None], own, neighbours)[:, 0]
         # As measured: the paper's score is the plain sum of the mean over services and the system's.

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from ssad_jax.batching import Needs, make_batch, resident
+from ssad_jax.layers.services import first_nodes
 from ssad_jax.methods.interface import Representations
 from ssad_jax.prepared import NODE_KINDS, Prepared, System
 
@@ -54,13 +55,9 @@ def columns(system: System) -> Columns:
 
 def service_columns(system: System) -> Columns:
     """One column for each service, at its first node: how far it is from normal."""
-    kind = NODE_KINDS.index("service")
-    own = np.flatnonzero(system.node_mask & (system.kind == kind))
-    first = own[np.unique(system.service[own], return_index=True)[1]]
-    if len(first) != len(system.service_names):
-        raise ValueError("a service has no node of its own")
-    yes = np.ones(len(first), bool)
-    return Columns(first, np.full(len(first), DISTANCE), np.full(len(first), kind), yes, yes)
+    first = first_nodes(system)
+    kind, yes = np.full(len(first), NODE_KINDS.index("service")), np.ones(len(first), bool)
+    return Columns(first, np.full(len(first), DISTANCE), kind, yes, yes)
 
 
 def log_nodes(system: System) -> np.ndarray:
@@ -111,6 +108,8 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
+        if score.by_distance:
+            return _represented(no_ids, no_ids, np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
         residual, state = np.zeros((0, len(place.node)), np.float32), np.zeros((0, 1), np.float32)
         return Terms(no_ids, no_ids, residual, empty, empty, empty, no_ids, state, log_error=empty)
     whole = joined(parts)

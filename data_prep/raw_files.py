@@ -8,7 +8,8 @@ from pathlib import Path
 def under(directory: Path | str) -> Iterator[Path]:
     """Files under `directory`, in no order; prepared datasets and working directories that lie there are left out."""
     for where, folders, files in os.walk(directory):
-        if {"manifest.json", "checkpoints"} & {*files, *folders}:
+        there = {*files, *folders}
+        if there >= {"manifest.json", "windows", "system"} or there >= {"config.json", "checkpoints"}:
             folders.clear()
             continue
         folders[:] = sorted(f for f in folders if not f.startswith("."))

@@ -47,6 +47,11 @@ def main() -> None:
     config.data.sequence_length = SEQUENCE_LENGTH.value or config.data.sequence_length
     settings.check(config)
     data_settings.check(config)
+    if config.method != "knowledge_ssl":
+        raise InputError(
+            f"method={config.method!r} is not measured; choose a configuration of method A, such as "
+            "configs/train_ticket.py:knowledge"
+        )
     from ssad_jax.benchmarking import measure  # with jax: not needed for --help and bad flags
     from ssad_jax.benchmarking.table import describe
 

@@ -5,8 +5,11 @@ shows only what it is about. Defaults of the model, losses and optimiser are Tab
 (`docs/method.md`); what the paper leaves open is marked "ours".
 """
 
+import difflib
+
 from ml_collections import ConfigDict
 
+from data_prep.errors import InputError
 from ssad_jax.methods import METHODS
 
 
@@ -140,9 +143,23 @@ def default_config(name: str) -> ConfigDict:
 
 
 def use_method(config: ConfigDict, name: str) -> None:
-    """Make `config` one of the method called `name`, with the settings that `config.methods` has for it."""
+    """Make `config` one of the method called `name`, with the settings that `config.methods` has for it.
+
+    What the methods' settings have in common stays: a key that one of them sets must be set by the other, or it has the
+    value of the method before.
+
+    Raises:
+        InputError: there is no such key, or its value has another type.
+    """
+    known, own = flatten(config.to_dict()), flatten(config.methods[name].to_dict())
+    for key, value in own.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            raise InputError(f"methods.{name}.{key} is no setting" + (f"; did you mean {near[0]}?" if near else ""))
+        if type(value) is not type(known[key]) and not (type(known[key]) is float and type(value) is int):
+            raise InputError(f"methods.{name}.{key}={value!r} has another type than {key}={known[key]!r}")
     config.method = name
-    config.update_from_flattened_dict(flatten(config.methods[name].to_dict()))
+    config.update_from_flattened_dict(own)
 
 
 def flatten(values: dict, prefix: str = "") -> dict:

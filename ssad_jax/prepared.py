@@ -33,7 +33,7 @@ NODE_KINDS = ("service", "log", "metric", "dependency", "event")
 EDGE_KINDS = ("invocation", "ownership", "cooccurrence")
 CHECKED = ("system/", "windows/", "sequences/", "faults.parquet")  # compared with their hashes when loaded
 LARGE = {"windows/nodes.npy"}  # but for this one: reading it all would cost more than the rest together
-BLOCK = 4096  # ticks read at a time
+BLOCK = 64 << 20  # bytes of ticks read at a time
 UNHASHED = {"manifest.json", "timings.json"}
 
 
@@ -93,7 +93,8 @@ class Ticks:
         """[w, length, C] float16: the ticks of windows [w], of the signals (node, channel) [C]."""
         rows = self.first[windows][:, None] + np.arange(length)
         needed, place = np.unique(rows, return_inverse=True)
-        blocks = [needed[i : i + BLOCK] for i in range(0, len(needed), BLOCK)]
+        size = max(1, BLOCK // self.signals[:1].nbytes)
+        blocks = [needed[i : i + size] for i in range(0, len(needed), size)]
         picked = [self.signals[block][:, node, channel] for block in blocks]  # the whole rows of a block at a time
         picked = np.concatenate(picked) if picked else np.zeros((0, len(node)), np.float16)
         return picked[place.reshape(rows.shape)]

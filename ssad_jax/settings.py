@@ -66,7 +66,12 @@ def check(config) -> None:
         _require(config, key, lambda x: 0 < x < math.inf, "a number above 0")
     for key in AT_LEAST_ZERO:
         _require(config, key, lambda x: 0 <= x < math.inf, "0 or more")
-    if not (config.loss.reconstruction or config.loss.contrastive or config.loss.knowledge and config.model.memory):
+    if config.method == "cross_service" and not (config.cross_service.service or config.cross_service.system):
+        raise InputError(
+            "both terms of the loss are switched off; set --config.cross_service.service or system above 0"
+        )
+    terms = config.loss.reconstruction or config.loss.contrastive or config.loss.knowledge and config.model.memory
+    if config.method == "knowledge_ssl" and not terms:
         raise InputError(
             "all terms of the loss are switched off; set one of --config.loss.reconstruction, contrastive or knowledge "
             "(which needs --config.model.memory) above 0"

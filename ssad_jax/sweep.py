@@ -66,7 +66,6 @@ def sweep(
     seeds = list(range(config.seed, config.seed + num_seeds))
     form = compute.fill(store, parameter, found, seeds, together, _say)
     form = form or results.last_form(workdir)
-    scores = scores or (config.score.variant,)
     document = results.collect(config, parameter, found, seeds, store, form, protocol, shown, scores)
     output.write_json(workdir / "sweep.json", document)
     output.write_atomically(workdir / "sweep.md", lambda path: path.write_text(tables.markdown(document)))

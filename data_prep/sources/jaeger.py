@@ -131,7 +131,7 @@ def _names(process: _Process) -> tuple[str | None, str | None]:
 def _row(span: _Span, trace_id: str, service: str | None, instance: str | None) -> tuple:
     """Values in the order of the columns of `spans`."""
     trace_id, tags = span.traceID or trace_id or None, _values(span.tags)
-    start = span.startTime * 1000
+    start, kind = span.startTime * 1000, _KINDS.get(str(tags.get("span.kind")).lower())
     return (
         start,
         start + span.duration * 1000,
@@ -142,8 +142,8 @@ def _row(span: _Span, trace_id: str, service: str | None, instance: str | None) 
         instance,
         span.operationName,
         _status(tags),
-        _KINDS.get(str(tags.get("span.kind")).lower()),
-        _first(tags, PEER_TAGS),
+        kind,
+        None if kind in ("SERVER", "CONSUMER") else _first(tags, PEER_TAGS),  # of those the peer is the caller
     )
 
 

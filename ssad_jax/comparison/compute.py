@@ -117,8 +117,9 @@ class Store:
 
     def ensure(self, family: Family, split: Split, seeds: list[int], cache: dict) -> None:
         """Compute the cells that are not there yet."""
-        for name in family.parts:
-            self.ensure(families()[name], split, seeds, cache)
+        for part in (families()[name] for name in family.parts):
+            if any(self.get(part, split, seed) is None for seed in seeds):
+                self.ensure(part, split, seeds, cache)
         started = time.perf_counter()
         for seed, detectors in compute(family, split, self.missing(family, split, seeds), cache):
             seconds, started = time.perf_counter() - started, time.perf_counter()

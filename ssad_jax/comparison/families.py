@@ -16,6 +16,7 @@ from ssad_jax.floors import FLOORS
 from ssad_jax.floors.pyod import PYOD
 
 MAIN, CROSS = "knowledge_ssl", "cross_service"  # methods A and B
+COMBINED = "combined"
 UNTRAINED = {MAIN: "untrained", CROSS: "cross_service_untrained"}
 RECIPE = "linear"
 ABLATION_SEEDS = 3
@@ -70,7 +71,7 @@ def families() -> dict[str, Family]:
         closed += [Family(name, kind, deterministic=name not in SEEDED) for name in names]
     trained = [
         Family(MAIN, "trained", method=MAIN), Family(CROSS, "trained", method=CROSS),
-        Family("combined", "combined", parts=(MAIN, CROSS)),
+        Family(COMBINED, COMBINED, parts=(MAIN, CROSS)),
         *(Family(name, "untrained", method=method) for method, name in UNTRAINED.items()),
     ]  # fmt: skip
     trained += [Family(name, "trained", tuple(changes.items()), method=MAIN) for name, changes in ABLATIONS.items()]
@@ -117,7 +118,8 @@ def _pointless(family: Family, config) -> str:
     """Why a family would be another one again; '' if it would not."""
     if dict(family.overrides).get("knowledge.variant") == "shuffled" and not config.knowledge.path:
         return "there are no rules (knowledge.path is empty)"
-    if family.overrides and all(_value(config, key) == value for key, value in family.overrides):
+    own = dataclasses.replace(family, overrides=()).config(config)
+    if family.overrides and all(_value(own, key) == value for key, value in family.overrides):
         return f"the config has {', '.join(f'{k}={v}' for k, v in family.overrides)} already"
     return ""
 

@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 
 from ssad_jax import metrics, resampling
-from ssad_jax.comparison.families import MAIN, RECIPE, Family
+from ssad_jax.comparison.families import COMBINED, CROSS, MAIN, RECIPE, Family
 from ssad_jax.comparison.splits import Split
 from ssad_jax.scoring.assess import Detector, TestWindows, assess, draws
 
@@ -102,8 +102,10 @@ def compare_protocol(splits: list[Split], test: TestWindows, measured: dict[str,
     }
     if MAIN in measured:
         out["paired"][f"minus {MAIN}"] = {n: paired(m, measured[MAIN]) for n, m in measured.items() if n != MAIN}
-    if MAIN in measured and RECIPE in measured:
-        out["paired"][f"minus {RECIPE}"] = {MAIN: paired(measured[MAIN], measured[RECIPE])}
+    for base, names in ((RECIPE, (MAIN, CROSS, COMBINED)), (CROSS, (COMBINED,))):
+        there = [name for name in names if name in measured and base in measured]
+        if there:
+            out["paired"][f"minus {base}"] = {name: paired(measured[name], measured[base]) for name in there}
     return out
 
 

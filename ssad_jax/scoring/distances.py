@@ -2,9 +2,8 @@
 
 Each dimension is put in units of how much it varies in normal time; the distance of a window is the root mean square
 over dimensions, in the mean over its nearest normal windows. For each service, and for the system. The normal windows
-are fit windows where a share of training time is held out from fitting; where groups take turns they are the
-calibration windows, and a calibration window is not compared with its own run (segment), which has its part in the units
-alone.
+are fit windows where a share of training time is held out from fitting. Where groups take turns they are the
+calibration windows, and one of these is not compared with its own run (segment), which has its part in the units alone.
 """
 
 import dataclasses

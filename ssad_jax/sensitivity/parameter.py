@@ -17,6 +17,15 @@ TRACED = (
     "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.clip_norm", "loss.reconstruction",
     "loss.contrastive", "loss.knowledge", "loss.temperature",
 )  # fmt: skip
+# What a method does not read: sections, or keys.
+UNUSED = {
+    "knowledge_ssl": ("cross_service.", "score.neighbours"),
+    "cross_service": (
+        "knowledge.", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "loss.mask_ratio", "model.temporal",
+        "model.memory", "model.dropout", "model.num_prototypes", "model.skip_init", "views.window_jitter",
+        "data.sequence_length", "score.temporal", "score.prior", "score.beta",
+    ),
+}  # fmt: skip
 NEEDS = {  # what another value asks for
     "traced": "another training, of the same program",
     "static": "another training, of another program",
@@ -80,7 +89,7 @@ def parse(config, key: str, values: str) -> Parameter:
         near = difflib.get_close_matches(key, known, 1) or [k for k in known if k.split(".")[-1] == key]
         hint = f"; did you mean {near[0]!r}?" if near else "; docs/configuration.md lists all keys"
         raise InputError(f"--parameter={key}: the configuration has no key {key!r}{hint}")
-    if key in NO_MATTER or key.startswith("alerts."):
+    if key in NO_MATTER or key.startswith(("alerts.", "methods.", *UNUSED[config.method])):
         raise InputError(f"--parameter={key} leaves the scores as they are; sweep a setting that they depend on")
     words = [word.strip() for word in values.split(",") if word.strip()]
     if not words:

@@ -29,7 +29,8 @@ def collect(
         form: `Form` of the trainings, as a dict where it was read back; None: of no shared program.
         protocol: of the splits that were found.
         shown: figures to draw.
-        scores: to measure, of those that a cell of the method has; the first is the one that is compared.
+        scores: to measure, of those that a cell of the method has; the first is the one that is compared. None: the
+            `score.variant` of each value's config.
     """
     notes, measured = [], {}
     if store.other_program:
@@ -43,7 +44,7 @@ def collect(
         "needs": parameter.needs,
         "protocol": protocol,
         "method": config.method,
-        "score": scores[0],
+        "score": (scores or (config.score.variant,))[0],
         "scores": list(scores),
         "shown": list(shown),
         "seeds": seeds,
@@ -76,27 +77,27 @@ def _entry(variant: Variant, seeds: list[int], scores: tuple[str, ...], store: S
         whole = {seed: d for seed, d in pooled.items() if np.isfinite(d.score).all()}
         return figures.measure(family, test, whole, config.score.bootstrap), sorted(set(pooled) - set(whole))
 
-    first, *others = scores
+    first, *more = scores or (config.score.variant,)
     main, diverged = of(variant.family, seeds, first)
     rows = {config.method: main} | {
         f"{config.method}: {score}": of(variant.family, [s for s in seeds if s not in diverged], score)[0]
-        for score in others
+        for score in more
     }
     for family in variant.references:
         if family not in measured:
-            measured[family] = of(family, family.seeds(seeds[0], len(seeds)), config.score.variant)[0]
+            measured[family] = of(family, family.seeds(seeds[0], len(seeds)), first)[0]
         rows[family.name] = measured[family]
     for row in main.rows:
         own = config.copy_and_resolve_references()
         own.seed = row["seed"]
         protocol = parts[0].name if len(parts) == 1 else "folds"
         evaluation_log.append(own, splits.manifest(parts), "sweep", protocol, config.method, row, once=True)
+    held_against = {family.name: rows[family.name] for family in variant.references}
     facts = figures.compare_protocol(parts, test, rows)
-    others = {name: row for name, row in rows.items() if row.family in variant.references}
-    facts["paired"] = {f"minus {name}": figures.paired(main, other) for name, other in others.items()}
-    windows = [part.prepared.manifest["counts"]["fit_windows"] for part in parts if "counts" in part.prepared.manifest]
+    facts["paired"] = {f"minus {name}": figures.paired(main, other) for name, other in held_against.items()}
+    normal = [np.concatenate([np.unique(p.prepared.fit_sequences), p.held_out]) for p in parts]
+    starts = [p.prepared.windows.start_unix_nano[ids[ids >= 0]] for p, ids in zip(parts, normal, strict=True)]
     return {
-        "value": variant.value, "along": dict(variant.family.overrides), "prepared_dir": config.data.prepared_dir,
-        "fit_windows": windows, "calibration_windows": [len(part.held_out) for part in parts], "diverged": diverged,
-        **facts,
+        "value": variant.value, "settings": dict(variant.family.overrides), "prepared_dir": config.data.prepared_dir,
+        "normal_windows": len(np.unique(np.concatenate(starts))), "diverged": diverged, **facts,
     }  # fmt: skip

@@ -121,7 +121,7 @@ def show(value) -> str:
 
 
 def main_rows(results: dict) -> list[list[str]]:
-    own = len({_tested(entry) for entry in results["values"]}) > 1
+    own = results["needs"] == "data"
     titles = [TITLES[key] for key in columns(results)]
     rows = [[results["parameter"], "seeds", *titles, *(["windows"] if own else [])]]
     for name, entry, facts in entries(results):
@@ -134,8 +134,7 @@ def main_rows(results: dict) -> list[list[str]]:
 
 
 def _windows(entry: dict) -> str:
-    fitted = sum(entry["fit_windows"])
-    return f"{_tested(entry)}; {fitted} to fit on, {sum(entry['calibration_windows'])} to calibrate on"
+    return f"{_tested(entry)}; {entry['normal_windows']} normal windows to fit and calibrate on"
 
 
 def _figure(facts: dict, key: str) -> str:

@@ -35,11 +35,11 @@ class Study:
     values: tuple
     figures: tuple[str, ...]
     reported: str
-    best: tuple  # values that the paper finds best
+    best: dict[str, tuple]  # of a figure that the paper speaks of: the values that it finds best
     protocol: str = "chronological"
     scores: tuple[str, ...] = ("calibrated",)
     changes: tuple[tuple[str, object], ...] = ()  # of the config
-    along: tuple[tuple[str, tuple], ...] = ()  # see `Parameter`
+    equal_updates: bool = False  # epochs in proportion to the value, from the config's for the first one
 
 
 _RATE = "optimizer.learning_rate"
@@ -49,22 +49,24 @@ _BATCH = (
 STUDIES = {
     "learning_rate": Study(
         _RATE, (1e-4, 2e-4, 3e-4, 4e-4, 5e-4, 6e-4), ("accuracy", "precision", "recall", "f1"),
-        "all four figures rise steadily as the rate falls from 6e-4; best at 1e-4 and 2e-4", (1e-4, 2e-4), "folds",
+        "all four figures rise steadily as the rate falls from 6e-4; best at 1e-4 and 2e-4",
+        dict.fromkeys(("accuracy", "precision", "recall", "f1"), (1e-4, 2e-4)), "folds",
     ),
     "temperature": Study(
         "loss.temperature", (0.05, 0.1, 0.2, 0.5, 1.0), ("accuracy", "precision", "recall", "f1"),
         "a middle temperature is best for F1 and recall; accuracy and precision are more stable and fall at both ends",
-        (0.1, 0.2, 0.5), "folds", ("calibrated", "reconstruction", "prior"),
+        dict.fromkeys(("accuracy", "precision", "recall", "f1"), (0.1, 0.2, 0.5)), "folds",
+        ("calibrated", "reconstruction", "prior"),
     ),
     "window": Study(
         "data.window_length", (16, 32, 48, 64, 80), ("accuracy", "precision", "recall", "f1"),
         "accuracy and F1 rise from 16 to 48 and fall slightly at 64 and 80; precision and recall are best between",
-        (48,), changes=(("data.tick_seconds", 1.0),),
+        {"accuracy": (48,), "f1": (48,), "precision": (32, 48, 64), "recall": (32, 48, 64)},
+        changes=(("data.tick_seconds", 1.0),),
     ),
-    "batch_at_equal_epochs": Study("data.batch_size", BATCHES, ("recall", "f1"), _BATCH, (32, 128)),
+    "batch_at_equal_epochs": Study("data.batch_size", BATCHES, ("recall", "f1"), _BATCH, {"recall": (32, 128)}),
     "batch_at_equal_updates": Study(
-        "data.batch_size", BATCHES, ("recall", "f1"), _BATCH, (32, 128),
-        along=(("train.num_epochs", tuple(EPOCHS * b // BATCHES[0] for b in BATCHES)),),
+        "data.batch_size", BATCHES, ("recall", "f1"), _BATCH, {"recall": (32, 128)}, equal_updates=True,
     ),
 }  # fmt: skip
 
@@ -87,7 +89,10 @@ def run(config, name: str, workdir: Path, directory: Path, seeds: int, hidden: i
     if study.changes:
         config.data.prepared_dir = f"{config.data.prepared_dir.rstrip('/')}_{name}"
     settings.check(config)
-    parameter = Parameter(study.key, study.values, study.along)
+    along = ()
+    if study.equal_updates:
+        along = (("train.num_epochs", tuple(epochs * value // study.values[0] for value in study.values)),)
+    parameter = Parameter(study.key, study.values, along)
     found = sweep.sweep(
         config, parameter, seeds, workdir, protocol=study.protocol, shown=study.figures, scores=study.scores
     )
@@ -103,40 +108,49 @@ def page(found: dict, name: str) -> str:
     study, title = STUDIES[name], name.replace("_", " ")
     stem = f"{name}_{found['config']['name']}"
     model, train = found["config"]["model"], found["config"]["train"]
-    epochs = "epochs in proportion to the batch" if study.along else f"{train['num_epochs']} epochs"
+    epochs = f"{train['num_epochs']} epochs"
+    if study.equal_updates:
+        epochs += f" with the value {study.values[0]}, with the others in proportion"
     lines = [
         f"# Method B: {title}, {found['config']['name']}", "", f"![{title}]({stem}.png)", "", tables.caption(found), "",
         f"{len(found['seeds'])} seeds, {model['hidden_dim']} hidden units, {epochs}.", "",
         f"**Reported** by the paper, on another dataset: {study.reported}.", "", "**Measured:**", "",
         *table(against(found, study)), "",
-        "A trend is called visible where the means of the values lie further apart than the seeds of one value do, in "
-        "the mean over values.", "", "## All figures: means over seeds, least and greatest in brackets", "",
+        "Spread: greatest less least mean over values, and how far the seeds of one value lie apart in the mean. Where "
+        "the first is not larger no value is called best.", "",
+        "## All figures: means over seeds, least and greatest in brackets", "",
         *table(tables.main_rows(found)), "", f"How it was run: {tables.how(found)}.",
     ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
 def against(found: dict, study: Study) -> list[list[str]]:
-    """For each figure, and each level that was scored: means, where it is best, and whether that is as reported."""
+    """For each figure, and each level that was scored: means, where it is best, and where the paper finds it best."""
     shown = [tables.show(value) for value in study.values]
-    head = ["figure", *shown, "best at", "spread of values / of seeds", "against the paper"]
-    rows = [head]
+    rows = [["figure", *shown, "spread of values / of seeds", "measured: best at", "reported: best at", ""]]
     for score in study.scores:
         key = found["method"] if score == study.scores[0] else f"{found['method']}: {score}"
         of = "" if score == study.scores[0] else f", {tables.score_title(found, score)}"
         for figure in study.figures:
             facts = [entry["detectors"][key] for entry in found["values"]]
-            mean = np.array([f["mean"][figure] for f in facts], float)
-            by_seed = np.mean([f["max"][figure] - f["min"][figure] for f in facts])
-            by_value, best = mean.max() - mean.min(), study.values[int(mean.argmax())]
-            if by_value <= by_seed:
-                verdict = "no visible trend"
-            else:
-                verdict = "agrees" if best in study.best else "differs"
-            cells = [f"{m:.3f}" for m in mean]
-            spread = f"{by_value:.3f} / {by_seed:.3f}"
-            rows.append([tables.TITLES[figure] + of, *cells, tables.show(best), spread, verdict])
+            mean, most, least = (
+                np.array([f[part][figure] for f in facts], float) for part in ("mean", "max", "min")
+            )
+            reported = study.best.get(figure, ())
+            row = [tables.TITLES[figure] + of, *("-" if np.isnan(m) else f"{m:.3f}" for m in mean)]
+            if np.isnan(mean).any():
+                rows.append([*row, "-", "-", _named(reported), "not measured"])
+                continue
+            by_value, by_seed = np.ptp(mean), (most - least).mean()
+            best = (study.values[int(mean.argmax())],) if by_value > by_seed else ()
+            verdict = "no visible trend" if not best else "same" if set(best) <= set(reported) else "differs"
+            verdict = verdict if reported or not best else ""
+            rows.append([*row, f"{by_value:.3f} / {by_seed:.3f}", _named(best), _named(reported), verdict])
     return rows
+
+
+def _named(values: tuple) -> str:
+    return " or ".join(tables.show(value) for value in values) or "-"
 
 
 if __name__ == "__main__":

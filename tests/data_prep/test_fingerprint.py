@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from data_prep import spilled
+from data_prep import raw_files, spilled
 from data_prep.errors import InputError
 from data_prep.fingerprint import label_fingerprints, raw_fingerprint
 from ssad_jax.config import default_config
@@ -41,8 +41,9 @@ def test_times_of_change_count_where_they_are_asked_for(tmp_path):
 def test_what_the_program_writes_among_the_raw_files_does_not_count(tmp_path):
     (tmp_path / "logs.csv").write_text("abc")
     before = raw_fingerprint(tmp_path)
-    for place in ("prepared/manifest.json", "runs/checkpoints/1/x", ".prepared.partial-1/nodes.npy"):
-        (tmp_path / place).parent.mkdir(parents=True)
+    for place in ("prepared/manifest.json", "prepared/windows/x.npy", "prepared/system/y.npy", "runs/config.json",
+                  "runs/checkpoints/1/x", ".prepared.partial-1/nodes.npy"):  # fmt: skip
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / place).write_text("x")
     assert raw_fingerprint(tmp_path) == before
 
@@ -55,3 +56,11 @@ def test_labels_are_told_apart_by_their_content(tmp_path):
     first = label_fingerprints(data)
     (tmp_path / "faults.csv").write_text("2")
     assert label_fingerprints(data) != first
+
+
+def test_a_file_that_is_only_named_as_those_of_this_program_counts(tmp_path):
+    for name in ("export/manifest.json", "export/b.json"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    found = {path.relative_to(tmp_path).as_posix() for path in raw_files.under(tmp_path)}
+    assert found == {"export/manifest.json", "export/b.json"}

@@ -49,6 +49,14 @@ def test_times_names_parents_and_kinds(tmp_path):
     assert (account.read, account.kept) == (4, 4)
 
 
+@pytest.mark.parametrize(("kind", "peer"), [("client", "x"), ("producer", "x"), ("server", None), ("consumer", None)])
+def test_the_peer_of_a_served_span_is_its_caller_and_no_callee(tmp_path, kind, peer):
+    frame, _ = read(
+        tmp_path / "a.json", traces(trace([span("t", "1", "p3", 0, 1, span_kind=kind, peer_service="x")], PROCESSES))
+    )
+    assert frame["peer_service_name"].to_list() == [peer]
+
+
 @pytest.mark.parametrize(
     ("values", "status"),
     [

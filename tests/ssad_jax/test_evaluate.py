@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import numpy as np
 import polars as pl
@@ -11,8 +12,9 @@ from data_prep.errors import InputError
 from ssad_jax import checkpoint, evaluate, knowledge, methods, prepared, train
 from ssad_jax.config import default_config
 from ssad_jax.scoring.output import write_atomically
+from ssad_jax.streaming import Scorer
 from tests.ssad_jax.gain_method import gain_method
-from tests.synthetic import make_prepared
+from tests.synthetic import make_prepared, save
 
 FACTS = {"step": 7, "epoch": 1, "trained_on_this_dataset": True, "trained_dataset_hash": "synthetic-0"}
 CONTRACT = {
@@ -194,3 +196,36 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         write_atomically(path, fail)
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
+@pytest.fixture(scope="module")
+def method_b(tmp_path_factory):
+    """A workdir of method B, trained in turns on one dataset, and the directory of another one without groups."""
+    path, config = tmp_path_factory.mktemp("method_b"), small_config()
+    config.method, config.model.hidden_dim, config.model.num_graph_layers = "cross_service", 8, 1
+    config.train.num_epochs, config.train.compilation_cache = 1, False
+    config.data.update({"calibration_folds": 3, "prepared_dir": str(path / "own")})
+    save(make_prepared(folds=3), path / "own")
+    save(make_prepared(seed=5), path / "other")
+    train.train(config, prepared.load(path / "own"), path / "run")
+    return path
+
+
+def test_method_b_is_evaluated_with_everything_that_is_written(method_b):
+    results = evaluate.evaluate(method_b / "run")
+    assert results["method"] == "cross_service" and results["masked_log_error"] is None
+    assert results["auroc"] > 0.9 and results["hit_rate_at_1"] == 1
+    frame = pl.read_parquet(method_b / "run" / "evaluation" / "scores.parquet")
+    assert dict(list(frame.schema.items())[: len(CONTRACT)]) == CONTRACT
+    lines = (method_b / "run" / "evaluation" / "alerts.jsonl").read_text().splitlines()
+    deviation = json.loads(lines[0])["deviations"][0]
+    assert deviation["channel"] == "distance from normal" and deviation["observed"] > deviation["expected"]
+    assert "cross_service" in (method_b / "run" / "report.html").read_text()
+    with pytest.raises(InputError, match="cannot score window by window"):
+        Scorer.load(method_b / "run")
+
+
+def test_method_b_is_evaluated_on_another_dataset(method_b, tmp_path):
+    shutil.copytree(method_b / "run", tmp_path / "run")
+    results = evaluate.evaluate(tmp_path / "run", method_b / "other")
+    assert not results["trained_on_this_dataset"] and results["auroc"] > 0.9

@@ -1,10 +1,14 @@
 """Settings outside `config.data` are looked at before anything starts."""
 
+from importlib import util
+from pathlib import Path
+
 import pytest
+from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
 from ssad_jax import settings
-from ssad_jax.config import default_config
+from ssad_jax.config import default_config, flatten, use_method
 
 
 def test_defaults_pass():
@@ -26,3 +30,42 @@ def test_a_value_that_cannot_work_is_named(key, value):
     config[section][name] = value
     with pytest.raises(InputError, match=f"{key}=.*--config.{key}"):
         settings.check(config)
+
+
+@pytest.mark.parametrize(
+    ("method", "section"), [("cross_service", {"service": 0.0, "system": 0.0}),
+                            ("knowledge_ssl", {"reconstruction": 0.0, "contrastive": 0.0, "knowledge": 0.0})],
+)  # fmt: skip
+def test_a_method_needs_a_term_of_its_own_loss(method, section):
+    config = default_config("x")
+    config["cross_service" if method == "cross_service" else "loss"].update(section)
+    config.method = method
+    with pytest.raises(InputError, match="switched off"):
+        settings.check(config)
+    config.method = "knowledge_ssl" if method == "cross_service" else "cross_service"  # which does not read them
+    settings.check(config)
+
+
+@pytest.mark.parametrize(
+    ("own", "message"), [({"model": {"hiden_dim": 3}}, "hiden_dim is no setting; did you mean model.hidden_dim"),
+                         ({"model": {"hidden_dim": "3"}}, "has another type than model.hidden_dim")],
+)  # fmt: skip
+def test_settings_of_a_method_are_looked_at(own, message):
+    config = default_config("x")
+    config.methods.cross_service = ConfigDict(own)
+    with pytest.raises(InputError, match=message):
+        use_method(config, "cross_service")
+
+
+def test_both_methods_set_the_same_keys_where_a_configuration_is_of_either():
+    path = Path(__file__).parents[2] / "configs" / "train_ticket.py"
+    spec = util.spec_from_file_location("train_ticket", path)
+    module = util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    ours = module.get_config()
+    assert set(flatten(ours.methods.cross_service.to_dict())) == set(flatten(ours.methods.knowledge_ssl.to_dict()))
+    for start, wanted in (("", "knowledge"), ("knowledge", "")):
+        config, expected = module.get_config(start), module.get_config(wanted)
+        use_method(config, expected.method)
+        config.name = expected.name
+        assert flatten(config.to_dict()) == flatten(expected.to_dict())

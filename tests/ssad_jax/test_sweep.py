@@ -273,7 +273,7 @@ def test_a_study_of_method_b_pools_folds_and_says_what_the_paper_reports(folder,
     assert found["method"] == "cross_service" and found["protocol"] == "folds"
     assert found["references"] == ["cross_service_untrained", "closed_form"]
     entry = found["values"][0]
-    assert set(entry["splits"]) == {"fold:0", "fold:1"} and len(entry["calibration_windows"]) == 2
+    assert set(entry["splits"]) == {"fold:0", "fold:1"} and entry["normal_windows"] == 8 * 12
     assert {"cross_service", "cross_service: reconstruction", "cross_service: prior"} <= set(entry["detectors"])
     assert entry["num_windows"] == 4 * 12  # segments 0, 5 and 1, 6
     text = (tmp_path / "out" / "temperature_toy.md").read_text()
@@ -284,18 +284,23 @@ def test_a_study_of_method_b_pools_folds_and_says_what_the_paper_reports(folder,
 
 
 @pytest.mark.parametrize(
-    "accuracy, spread, verdict", [((0.8, 0.9), 0.02, "agrees"), ((0.9, 0.8), 0.02, "differs"),
-                                  ((0.8, 0.81), 0.02, "no visible trend")],
-)  # fmt: skip
-def test_a_study_says_whether_a_trend_is_as_reported(accuracy, spread, verdict):
-    study = studies.Study("loss.temperature", (0.1, 0.5), ("accuracy",), "", (0.5,))
+    "accuracy, spread, said",
+    [
+        ((0.8, 0.9), 0.02, ["0.100 / 0.020", "0.5", "0.5", "same"]),
+        ((0.9, 0.8), 0.02, ["0.100 / 0.020", "0.1", "0.5", "differs"]),
+        ((0.8, 0.81), 0.02, ["0.010 / 0.020", "-", "0.5", "no visible trend"]),
+        ((0.8, None), 0.02, ["-", "-", "0.5", "not measured"]),
+    ],
+)
+def test_a_study_says_whether_a_trend_is_as_reported(accuracy, spread, said):
+    study = studies.Study("loss.temperature", (0.1, 0.5), ("accuracy",), "", {"accuracy": (0.5,)})
     values = [
-        {"detectors": {"cross_service": {part: {"accuracy": mean + sign * spread / 2}
+        {"detectors": {"cross_service": {part: {"accuracy": mean and mean + sign * spread / 2}
                                          for part, sign in (("mean", 0), ("min", -1), ("max", 1))}}}
         for mean in accuracy
     ]  # fmt: skip
     row = studies.against({"method": "cross_service", "values": values}, study)[1]
-    assert row[-1] == verdict and row[0] == "ACC"
+    assert row[0] == "ACC" and row[-4:] == said
 
 
 def test_what_stands_beside_a_value_is_set_with_it():
@@ -304,6 +309,23 @@ def test_what_stands_beside_a_value_is_set_with_it():
     own = varied.applied(config, 64)
     assert (own.data.batch_size, own.train.num_epochs, varied.needs) == (64, 16, "static")
     assert varied.changes(16) == (("data.batch_size", 16), ("train.num_epochs", 4))
+
+
+def test_each_score_variant_is_measured_by_itself(folder, tmp_path):
+    found = run_sweep(make_config(folder), "score.variant", "calibrated,paper", 1, tmp_path)
+    one, other = (entry["detectors"]["knowledge_ssl"]["per_seed"][0]["threshold"] for entry in found["values"])
+    assert one != other
+
+
+@pytest.mark.parametrize(
+    ("method", "key"), [("knowledge_ssl", "cross_service.align_ticks"), ("cross_service", "model.dropout"),
+                        ("cross_service", "loss.reconstruction")],
+)  # fmt: skip
+def test_what_a_method_does_not_read_is_not_swept(method, key):
+    config = default_config("x")
+    config.method = method
+    with pytest.raises(InputError, match="leaves the scores as they are"):
+        parameter.parse(config, key, "0,1")
 
 
 def test_figures_to_draw_are_looked_up():

@@ -53,7 +53,8 @@ def test_files_are_known_by_what_they_hold(tmp_path):
     write(tmp_path / "empty.json", "")
     (tmp_path / "cut.json.gz").write_bytes(b"\x1f\x8b")
     write(tmp_path / ".hidden/x.json", traces(request(99)))
-    write(tmp_path / "prepared/manifest.json", {})
+    for place in ("manifest.json", "windows/x.json", "system/y.json"):  # a prepared dataset
+        write(tmp_path / "prepared" / place, {})
     found = read(config(tmp_path))
     assert found.accounts["spans"].kept == 40 and found.accounts["metrics"].kept == 13
     assert found.accounts["metrics"].set_aside == {"error_answer": 1, "empty_answer": 1}

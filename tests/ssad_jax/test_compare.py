@@ -16,6 +16,8 @@ from data_prep.errors import InputError
 from ssad_jax import compare
 from ssad_jax.comparison import cells, compute, families, splits, tables
 from ssad_jax.config import default_config
+from ssad_jax.scoring.assess import Detector
+from ssad_jax.scoring.detectors import make_detector
 from tests.ssad_jax.gain_method import gain_method
 from tests.synthetic import as_split, make_prepared, save
 
@@ -83,6 +85,23 @@ def test_both_methods_and_what_they_say_together(folder, tmp_path, toy):
     assert len(toy) == 4
     alone = run(folder, tmp_path / "alone", "combined", "chronological", 1)  # computes its parts
     assert alone["cells_computed"] == 2 and len(toy) == 6
+
+
+def test_two_detectors_add_up_to_one_with_a_threshold_of_its_own():
+    split = splits.make_split("chronological", default_config("toy"), make_prepared())
+    rng = np.random.default_rng(0)
+    low, high = rng.random((2, len(split.held_out))), rng.random((2, len(split.test)))
+    lists = [["a", "b", "c"], ["c", "b"]]  # a 1, b 1/2 + 1/2, c 1/3 + 1
+    parts = [
+        Detector("x", test, 0.5, "", test > 0.5, [names] * len(test), held_out=held_out)
+        for held_out, test, names in zip(low, high, lists, strict=True)
+    ]
+    found = compute.combined(split, parts)
+    np.testing.assert_allclose(found.score, high.sum(0))
+    alone = make_detector("y", low.sum(0), high.sum(0), split.config.score, compute._overlap(split))
+    assert found.threshold == alone.threshold > 1
+    np.testing.assert_array_equal(found.alert, found.score > found.threshold)
+    assert found.suspects == [["c", "a", "b"]] * len(split.test)
 
 
 def test_a_method_has_its_own_settings_in_a_comparison(folder):

@@ -22,7 +22,7 @@ WINDOW_ARRAYS = ("nodes", "senders", "receivers", "edge_kind", "n_edge", "start_
 
 
 class Batch(NamedTuple):
-    """B sequences of S consecutive windows."""
+    """B sequences of S consecutive windows (S = 1 where a method looks at windows alone)."""
 
     graphs: jraph.GraphsTuple  # leading axes [B, S]; see `graphs_tuple`
     window_mask: jax.Array  # [B, S] bool, false where there is no window

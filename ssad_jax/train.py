@@ -334,7 +334,7 @@ class Feed:
         size = sum(c.padded for c in self._chunks) * batching.window_bytes(self._prepared, self._needs) / 2**20
         place = "resident" if chunks == 1 else f"streamed in {chunks} chunks"
         return (
-            f"{examples} sequences ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "
+            f"{examples} examples ({self.num_windows} windows, {size:.0f} MiB, {place}), batch {self._batch_size} "
             f"on {mesh.size} {mesh.devices.flat[0].platform} device(s), {len(self._streams)} network(s); epochs "
             f"{done} of {num_epochs} done"
         )

@@ -85,6 +85,8 @@ def fill(store: Store, parameter: Parameter, found: list[Variant], seeds: list[i
                 if family not in done:  # several values may have it in common
                     store.ensure(family, split, family.seeds(seeds[0], len(seeds)), cache)
                     done.add(family)
+        if len(found[0].splits) > 1:
+            jax.clear_caches()  # each split's programs would stay: 0.1 GB apiece
     return form
 
 

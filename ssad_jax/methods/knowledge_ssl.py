@@ -28,9 +28,9 @@ from ssad_jax.layers.packing import pack, slots
 from ssad_jax.layers.similarity import cosine, normalise
 from ssad_jax.layers.temporal import PerWindow, Temporal
 from ssad_jax.methods.interface import Carry, Method, ScoreTerms
-from ssad_jax.objectives import views
+from ssad_jax.objectives import contrastive, views
 from ssad_jax.objectives.alignment import alignment, alignment_error, assign, state_variance, usage_entropy
-from ssad_jax.objectives.contrastive import info_nce, is_negative
+from ssad_jax.objectives.contrastive import info_nce
 from ssad_jax.objectives.reconstruction import clip_target, masked_entries, masked_error
 from ssad_jax.prepared import NODE_KINDS, System
 
@@ -361,8 +361,6 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
         both = [masked_view(batch, keys), perturbed_view(batch, keys)]
         anchor, positive = encode_all(model, both, batch.window_mask, training=False)
         z, other = (embed(model, model.memory(view.state, memory_keys).state) for view in (anchor, positive))
-        mask, tick = batch.window_mask.reshape(-1), batch.start_tick.reshape(-1)
-        negative = is_negative(tick, mask, tick, mask, apart)
-        return jnp.where(mask, 1 - (z * other).sum(-1), jnp.nan), jnp.where(negative, 1 - z @ other.T, jnp.nan)
+        return contrastive.pair_distances(z, other, batch.start_tick.reshape(-1), batch.window_mask.reshape(-1), apart)
 
     return Method(init, loss, score, pair_distances, prototype_names, begin, score_run)

@@ -45,6 +45,18 @@ def info_nce(anchor, positive, start_tick, mask, gather, apart: int, temperature
     return total, counted.sum(), diagnostics
 
 
+def pair_distances(first, second, start_tick, mask, apart: int):
+    """Cosine distances of normalised embeddings [n, d] of two views (the paper's Figure 2).
+
+    Returns:
+        positive [n]: of the two views of a window, nan where there is none; negative [n, n]: of windows that do not
+        overlap, nan elsewhere.
+    """
+    negative = is_negative(start_tick, mask, start_tick, mask, apart)
+    positive = jnp.where(mask, 1 - (first * second).sum(-1), jnp.nan)
+    return positive, jnp.where(negative, 1 - first @ second.T, jnp.nan)
+
+
 def service_info_nce(first, second, start_tick, mask, gather, apart: int, temperature: float):
     """Symmetric InfoNCE of services (METHOD B): the same service in two views of a window attracts.
 

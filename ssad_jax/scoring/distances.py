@@ -61,7 +61,7 @@ class Normal:
             squared = np.where(own, np.inf, squared)
         count = min(neighbours, squared.shape[1])
         nearest = np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count])
-        known = np.isfinite(nearest)  # of a single run nothing else is normal: nothing deviates
+        known = nearest != np.inf  # of a single run nothing else is normal: nothing deviates; nan stays
         return np.where(known, nearest, 0).sum(1) / np.maximum(known.sum(1), 1)
 
 

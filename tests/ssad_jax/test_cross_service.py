@@ -332,6 +332,12 @@ def test_without_another_run_nothing_deviates():
     assert not normal.distance(np.full((1, 2, 3), 9, np.float32), np.zeros(1, int), 2).any()
 
 
+def test_a_representation_that_is_no_number_stays_visible():
+    normal = Normal.of(np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32), np.zeros(5, int))
+    found = normal.distance(np.array([[[1, 2, np.nan], [1, 2, 3]]], np.float32), None, 2)
+    assert np.isnan(found[0, 0]) and np.isfinite(found[0, 1])
+
+
 def test_calibration_windows_are_compared_with_fit_windows_where_there_are_any():
     rng, first = np.random.default_rng(0), itertools.count(0, 1000)
 

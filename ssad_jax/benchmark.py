@@ -25,6 +25,7 @@ SEQUENCE_LENGTH = flags.DEFINE_integer("sequence_length", 0, "Windows in a synth
 STEPS = flags.DEFINE_integer("steps", 0, "Steps of a synthetic epoch; 0: 2 on a CPU, 32 elsewhere.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Repeats of each measurement, by turns.")
 PUSHES = flags.DEFINE_integer("pushes", 200, "Windows pushed to measure streaming latency.")
+COMPILE_TIMES = flags.DEFINE_bool("compile_times", True, "Measure compilation, in a cache of its own.")
 PEERS = flags.DEFINE_bool("peers", False, "Time the PyTorch peers as well, by turns.")
 PEER_FAMILIES = flags.DEFINE_list("peer_families", None, "Default: fp32 on a CPU, all elsewhere.")
 PEER_COMPILE = flags.DEFINE_bool("peer_compile", True, "Try torch.compile among the peers' variants.")
@@ -57,7 +58,9 @@ def main() -> None:
 
     prepared = measure.dataset(config, NODES.value, EDGES.value, STEPS.value)
     families = (PEER_FAMILIES.value or measure.default_families()) if PEERS.value else ()
-    results = measure.everything(config, prepared, ROUNDS.value, PUSHES.value, families, PEER_COMPILE.value)
+    results = measure.everything(
+        config, prepared, ROUNDS.value, PUSHES.value, families, PEER_COMPILE.value, COMPILE_TIMES.value
+    )
     print(describe(results), file=sys.stderr)
     print(json.dumps(results))
 

@@ -161,8 +161,12 @@ class Peer:
         return run
 
     def check(self, arrays):
-        """Largest relative difference from the JAX side's losses, gradient norm and residuals, over the styles."""
+        """Largest relative difference from the JAX side's losses, gradient norm and residuals, over the styles.
+
+        In float32, whatever the family's precision.
+        """
         worst = {}
+        dtype, self.dtype = self.dtype, None
         settings, self.network.encoder.dropout = self.settings, 0.0
         index = torch.as_tensor(arrays["check/index"], dtype=torch.int64, device=self.device)
         masked = torch.as_tensor(arrays["check/masked"], device=self.device)
@@ -190,7 +194,7 @@ class Peer:
                 both_nan = value.isnan() & wanted.isnan()  # the first window's temporal term
                 off = torch.where(both_nan, 0, (value - wanted).abs()).max() / wanted.nan_to_num(0).abs().max()
                 worst[f"{key}, {name}"] = off.item()
-        self.network.encoder.dropout = settings["dropout"]
+        self.network.encoder.dropout, self.dtype = settings["dropout"], dtype
         return worst
 
     def synchronise(self):
@@ -236,23 +240,29 @@ def answer(peers, request):
     return {"seconds": peer.time(what, peer.best[what], request["count"])}
 
 
+def _allow_tf32(allowed):
+    """Products of float32 rounded to TF32 on GPUs, or not."""
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
 def main(path, device_name):
     torch.manual_seed(0)
     arrays, settings = export.read(path)
     device = torch.device(device_name)
-    # On GPUs JAX multiplies float32 as TF32 by default.
-    torch.set_float32_matmul_precision("highest" if device.type == "cpu" else "high")
     if settings["threads"]:
         torch.set_num_threads(settings["threads"])
     out = sys.stdout
     sys.stdout = sys.stderr  # compilers print
     peers = {family: Peer(family, arrays, settings, device) for family in settings["families"]}
+    _allow_tf32(False)  # for the comparison, as on the JAX side
     first = {
-        "checks": {f: peer.check(arrays) for f, peer in peers.items() if peer.dtype is None},
+        "checks": {f: peer.check(arrays) for f, peer in peers.items()},
         "versions": {"torch": torch.__version__, "torch_geometric": torch_geometric.__version__},
         "threads": torch.get_num_threads(),
     }
     print(json.dumps(first), file=out, flush=True)
+    _allow_tf32(device.type == "cuda")  # as JAX does by default on GPUs
     for line in sys.stdin:
         print(json.dumps(answer(peers, json.loads(line))), file=out, flush=True)
 

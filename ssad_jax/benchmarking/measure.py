@@ -12,12 +12,13 @@ from data_prep.errors import InputError
 from ssad_jax import parallel
 from ssad_jax.benchmarking import ceilings, cost, parts, synthetic
 from ssad_jax.benchmarking.peers import FAMILIES, Peers
-from ssad_jax.benchmarking.programs import Scoring, Streaming, Training, compile_seconds, cost_of_window
+from ssad_jax.benchmarking.programs import Scoring, Streaming, Training, compile_seconds, cost_of_window, empty_cache
 from ssad_jax.benchmarking.timing import by_turns, rates
 from ssad_jax.datasets import find_prepared
 from ssad_jax.layers import propagation
 from ssad_jax.layers.layout import Layout
 from ssad_jax.prepared import Prepared
+from ssad_jax.train import enable_compilation_cache
 
 WARM_UP = 2  # epochs after the one that compiles
 TUNING_STEPS = 5
@@ -37,27 +38,39 @@ def dataset(config, num_nodes: int, num_edges: int, steps: int) -> Prepared:
     config.data.update({"calibration_folds": 0, "window_length": synthetic.WINDOW_LENGTH, "stride": synthetic.STRIDE})
     config.knowledge.path = ""
     return synthetic.make_prepared(
-        num_nodes, num_edges or 4 * num_nodes, config.data.sequence_length, steps * config.data.batch_size
-    )
+        num_nodes, num_edges or 4 * num_nodes, config.data.sequence_length, steps * config.data.batch_size,
+        synthetic.test_windows(num_nodes),
+    )  # fmt: skip
 
 
-def everything(config, prepared: Prepared, rounds: int, pushes: int, families, compile_peers: bool) -> dict:
+def everything(
+    config, prepared: Prepared, rounds: int, pushes: int, families=(), compile_peers=True, compile_times=True
+) -> dict:
     """The JSON object of the benchmark.
 
     Args:
         families: peers to time by turns.
         compile_peers: try torch.compile.
+        compile_times: measure compilation, in a cache of its own; else programs come from and go to the usual cache.
 
     Raises:
         InputError: a peer is unknown or cannot be run.
     """
     if unknown := set(families) - set(FAMILIES):
         raise InputError(f"--peer_families={','.join(sorted(unknown))} is unknown; use {', '.join(FAMILIES)}")
+    if not compile_times:
+        enable_compilation_cache(config)
+        return _everything(config, prepared, rounds, pushes, families, compile_peers, (None, None))
+    with empty_cache():
+        _say("compiling without and with a cache")
+        compilation = compile_seconds(config, prepared)
+        return _everything(config, prepared, rounds, pushes, families, compile_peers, compilation)
+
+
+def _everything(config, prepared: Prepared, rounds, pushes, families, compile_peers, compilation) -> dict:
     dtype = jnp.dtype(config.model.precision)
     _say("measuring what the device can do")
     ceiling = ceilings.measure(dtype)
-    _say("compiling without and with a cache")
-    cold, cached = compile_seconds(config, prepared)
     training = Training(config, prepared)
     for _ in range(1 + WARM_UP):
         training.epoch()
@@ -90,7 +103,7 @@ def everything(config, prepared: Prepared, rounds: int, pushes: int, families, c
         "score_windows_per_second": found["score"]["median"],
         "score_windows_per_second_quartiles": _quartiles(found["score"]),
         "stream_latency_ms_p50": found["stream"]["p50"], "stream_latency_ms_p99": found["stream"]["p99"],
-        "compile_seconds_cold": cold, "compile_seconds_cached": cached,
+        "compile_seconds_cold": compilation[0], "compile_seconds_cached": compilation[1],
         "step_share": parts.shares(compiled.as_text(), run),
         "flop_per_window": flop, "bytes_per_window": accessed,
         "mfu": flop * rate / (count * ceiling["flop_per_second"]),

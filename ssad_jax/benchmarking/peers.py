@@ -119,7 +119,8 @@ def check(config) -> None:
 def export(config, prepared: Prepared, params) -> tuple[dict, dict]:
     """Arrays and settings for `benchmarks.peers.export`, with what this side computes from them.
 
-    params: of one network. The expectations are without dropout and perturbations: each side draws its own.
+    params: of one network. The expectations are without dropout and perturbations: each side draws its own. On
+    both sides their products are in full float32: GPUs round to TF32 by default.
     """
     system = prepared.system
     known = knowledge.load("", (), (), config.model.num_prototypes)
@@ -155,8 +156,10 @@ def export(config, prepared: Prepared, params) -> tuple[dict, dict]:
     arrays = {
         **{f"window/{k}": v for k, v in windows.items()}, **{f"system/{k}": v for k, v in facts.items()},
         **{f"param/{k}": v for k, v in flat.items()}, "sequences": prepared.fit_sequences, "runs": prepared.test_runs,
-        "keys": np.asarray(known.keys), **_expectations(config, prepared, params, layout, resident),
+        "keys": np.asarray(known.keys),
     }  # fmt: skip
+    with jax.default_matmul_precision("highest"):
+        arrays |= _expectations(config, prepared, params, layout, resident)
     return arrays, settings
 
 

@@ -115,11 +115,13 @@ class Streaming:
 
 
 def compile_seconds(config, prepared: Prepared) -> tuple[float, float]:
-    """Seconds of the first epoch less those of the second: without, and with a filled compilation cache."""
-    with _own_cache():
-        cold = _first_less_second(config, prepared)
-        jax.clear_caches()
-        return cold, _first_less_second(config, prepared)
+    """Seconds of the first epoch less those of the second: without, and with a filled compilation cache.
+
+    Call it in `empty_cache`.
+    """
+    cold = _first_less_second(config, prepared)
+    jax.clear_caches()
+    return cold, _first_less_second(config, prepared)
 
 
 def _first_less_second(config, prepared) -> float:
@@ -129,8 +131,8 @@ def _first_less_second(config, prepared) -> float:
 
 
 @contextlib.contextmanager
-def _own_cache():
-    """An empty compilation cache for a while."""
+def empty_cache():
+    """A compilation cache of its own for a while, empty at first: what was compiled in it is not compiled again."""
     names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
     before = {name: getattr(jax.config, name) for name in names}
     with tempfile.TemporaryDirectory(prefix="ssad_jax-xla-") as folder:

@@ -4,6 +4,7 @@ Its shape is that of a microservice system: a tenth of the nodes are services, t
 calls, in the proportions of Train Ticket. Every window has the same nodes and most of the same edges, as real ones do.
 """
 
+import jax
 import numpy as np
 import polars as pl
 
@@ -13,7 +14,13 @@ WINDOW_LENGTH, STRIDE = 20, 5  # ticks (Table 2 of the paper)
 SHARES = {"service": 0.1, "log": 0.55, "metric": 0.1, "dependency": 0.25}  # of the nodes
 CHANNELS = {"service": 4, "log": 2, "metric": 2, "dependency": 4, "event": 1}  # signal channels that a kind has
 FEWEST_EDGES = 0.8  # of the budget: windows differ in the edges that are active
+TEST_ROWS = 1 << 16  # windows x nodes of a test run that keep an accelerator busy
 NS = 1_000_000_000
+
+
+def test_windows(num_nodes: int) -> int:
+    """Length of a test run by which scoring is measured on the devices present."""
+    return 64 if jax.default_backend() == "cpu" else max(64, TEST_ROWS // num_nodes)
 
 
 def make_prepared(

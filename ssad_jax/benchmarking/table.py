@@ -24,7 +24,7 @@ def describe(results: dict) -> str:
             lines += [f"    not run for {what}: {name} ({why})" for name, why in tuned["failed"].items()]
     lines += [
         "",
-        f"compilation: {r['compile_seconds_cold']:.1f} s, {r['compile_seconds_cached']:.1f} s from the cache",
+        _compilation(r),
         f"a window: {r['flop_per_window'] / 1e6:.0f} MFLOP, {r['bytes_per_window'] / 1e6:.1f} MB (XLA's counts)",
         f"of what the device can do: {100 * r['mfu']:.0f}% of {r['measured_flop_per_second'] / 1e12:.3g} TFLOP/s, "
         f"{100 * r['bandwidth_share']:.0f}% of {r['measured_bytes_per_second'] / 1e9:.0f} GB/s (measured)",
@@ -32,6 +32,12 @@ def describe(results: dict) -> str:
         "time of a step: " + ", ".join(f"{part} {100 * share:.0f}%" for part, share in r["step_share"].items()),
     ]
     return "\n".join(lines)
+
+
+def _compilation(r: dict) -> str:
+    if r["compile_seconds_cold"] is None:
+        return "compilation: not measured"
+    return f"compilation: {r['compile_seconds_cold']:.1f} s, {r['compile_seconds_cached']:.1f} s from the cache"
 
 
 def _row(name: str, r: dict) -> str:

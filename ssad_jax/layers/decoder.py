@@ -23,6 +23,7 @@ from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM
 
 WIDTH = 128  # hidden units of the decoder
 SKIP_WIDTH = 64
+FULL = jax.lax.Precision.HIGHEST
 
 
 def small(key, shape):
@@ -62,9 +63,11 @@ class Decoder(nnx.Module):
         hidden = hidden + self.of_context(context.astype(h.dtype), places)
         hidden = hidden + from_state.astype(h.dtype) + offset.reshape((1,) * (h.ndim - 2) + offset.shape)
         hidden = jax.nn.relu(hidden)
-        # The two matrices of the skip are multiplied first: [kinds, 16, 16].
-        skip = self.skip_in[...] @ self.skip_out[...]
+        # The two matrices of the skip are multiplied first: [kinds, 16, 16]. In full float32 on every device: residuals
+        # are small differences from what passes here, and GPUs round products of float32 to TF32 (11 bits) by default.
+        skip = jnp.matmul(self.skip_in[...], self.skip_out[...], precision=FULL)
         if self.skip_init == "expectation":
             skip = skip + jnp.eye(CONTEXT_DIM, SIGNAL_DIM)[None]
-        through = jnp.concatenate([expectation[..., a:b, :] @ skip[k] for k, a, b in places.slices], axis=-2)
+        parts = [jnp.matmul(expectation[..., a:b, :], skip[k], precision=FULL) for k, a, b in places.slices]
+        through = jnp.concatenate(parts, axis=-2)
         return self.out(hidden, places).astype(jnp.float32) + through

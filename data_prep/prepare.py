@@ -23,6 +23,7 @@ from absl import logging
 from data_prep import (
     event_graph,
     executors,
+    fitted,
     injection,
     map_shards,
     padding,
@@ -135,8 +136,11 @@ def prepare_tables(
         log_units = np.array([u for u, _ in v.logs])
         pairs = event_graph.cooccurring(coincidences.together, coincidences.num_ticks, log_units)
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
-    with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
+        everything = statistics[map_shards.EVERYTHING]
+        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data))
+        fitted.save(kept, path / fitted.DIRECTORY)
+    with clock("transform"):
         system = event_graph.make_system(nodes, v, budget, data.mask_units, tick_ns)
         length = data.window_length
         transforms = {t: map_shards.Transform(v, s, edges, budget, length, shards) for t, s in statistics.items()}
@@ -183,7 +187,7 @@ def prepare_tables(
         },
         "templates": fitted_templates.texts,
         "operations": dict(zip(v.units, v.operations, strict=True)),
-        "fitted": _fitted(v, statistics[map_shards.EVERYTHING]),
+        "fitted": _fitted(v, everything),
         "versions": {name: version(name) for name in ("numpy", "polars", "drain3-improved")},
     }  # fmt: skip
     return Prepared(

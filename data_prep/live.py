@@ -10,6 +10,7 @@ the rows that wait, the traces of the last `trace_seconds`, the metrics' baselin
 """
 
 import collections
+from collections.abc import Iterator
 
 import numpy as np
 import polars as pl
@@ -193,6 +194,24 @@ class LiveWindows:
         self._ticks = {name: array[passed:] for name, array in self._ticks.items()}
         self._first += passed
         return windows
+
+
+def arriving(frames: dict[str, pl.DataFrame], intervals, step: int, lateness: int) -> Iterator[tuple]:
+    """Yields (where an interval begins: in its first step, else None), rows of the tables, now: step by step of time.
+
+    frames: telemetry tables in order of time; intervals: (start, end) of observed time; all times in ns.
+
+    Each row comes once. An interval goes on until every tick before its end is complete; its first step also brings
+    what came before it and after the interval before.
+    """
+    times = {name: frames[name][_time(name)].to_numpy() for name in TELEMETRY if name in frames}
+    came = dict.fromkeys(times, 0)
+    for start, end in intervals:
+        begin = start
+        for now in [*range(start + step, end + lateness, step), end + lateness]:
+            until = {name: max(came[name], int(np.searchsorted(time, now))) for name, time in times.items()}
+            yield begin, {name: frames[name][came[name] : until[name]] for name in times}, now
+            begin, came = None, until
 
 
 def _time(name: str) -> str:

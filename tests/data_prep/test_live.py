@@ -6,7 +6,7 @@ import pytest
 
 from data_prep import fitted, sources
 from data_prep.errors import InputError
-from data_prep.live import LiveWindows
+from data_prep.live import LiveWindows, arriving
 from data_prep.prepare import prepare
 from data_prep.tables import TELEMETRY
 from ssad_jax import prepared
@@ -164,3 +164,14 @@ def test_damaged_files_are_refused_with_the_remedy(dataset, tmp_path, name, cont
         fitted.load(tmp_path)
     with pytest.raises(InputError, match="missing"):
         fitted.load(tmp_path / "nowhere")
+
+
+def test_every_row_arrives_once_whatever_the_intervals():
+    """Two intervals with a gap between: the first step of the second brings what lies in the gap."""
+    frames = {"logs": pl.DataFrame({"time_unix_nano": [0, 5, 12, 25, 31, 39]})}
+    steps = list(arriving(frames, [(0, 10), (30, 40)], step=4, lateness=3))
+    assert [(begin, now) for begin, _, now in steps] == [
+        (0, 4), (None, 8), (None, 12), (None, 13), (30, 34), (None, 38), (None, 42), (None, 43),
+    ]  # fmt: skip
+    came = [rows["logs"]["time_unix_nano"].to_list() for _, rows, _ in steps]
+    assert came == [[0], [5], [], [12], [25, 31], [], [39], []]

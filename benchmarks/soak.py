@@ -1,6 +1,6 @@
 """How much live telemetry two cores keep up with: OTLP files -> windows -> scores, as fast as they go.
 
-    python -m benchmarks.soak --minutes=30 --workdir=DIR
+    python -m benchmarks.soak --minutes=30 --directory=DIR
 
 Simulated hours of OpenStack are made busier by playing each request `--copies` times, each copy under its own ids and
 some seconds later. One such hour is prepared, trained on and evaluated; another, with other faults, is written as OTLP
@@ -249,7 +249,7 @@ def play(workdir: Path, start: int) -> dict:
 
 
 def main(_) -> None:
-    workdir = Path(WORKDIR.value)
+    workdir = Path(DIRECTORY.value)
     start = make(workdir)
     print(json.dumps(play(workdir, start)))
 

@@ -25,8 +25,8 @@ from absl import app, flags
 from data_prep import sources
 from data_prep.tables import SCHEMAS, TELEMETRY
 
-WORKDIR = flags.DEFINE_string(
-    "workdir", None, "For what is simulated and trained; used again if it is there.", required=True
+DIRECTORY = flags.DEFINE_string(
+    "directory", None, "For what is simulated and trained; used again if it is there.", required=True
 )
 MINUTES = flags.DEFINE_float("minutes", 30.0, "How long to play.")
 COPIES = flags.DEFINE_integer("copies", 26, "Copies of each request.")

@@ -123,7 +123,8 @@ class SpilledTables(Tables):
             account = Account()
             for number in sorted(accounts):
                 account.add(accounts[number])
-            self._observe(part, directories, account)
+            if account.read or not part.optional:
+                self._observe(part, directories, account)
 
     def extent(self, names: Iterable[str] = TELEMETRY) -> tuple[int, int] | None:
         return merged(self._seen[name].extent for name in names if name in self._seen)

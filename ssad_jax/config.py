@@ -24,7 +24,7 @@ def default_config(name: str) -> ConfigDict:
     config.methods = ConfigDict({method: {} for method in METHODS})  # settings of each; see `use_method`
 
     config.data = ConfigDict({
-        "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | train_ticket_versions
+        "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
         "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
         "prepared_dir": f"prepared/{name}",
         "faults_path": "",  # labels, where the raw layout has none

@@ -358,9 +358,15 @@ def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> It
     yield check(rows.with_row_index(ROW, offset=first + 1), name, str(path), on_bad_rows)
 
 
-def read_table(path: Path, name: str, on_bad_rows: str = "quarantine") -> tuple[pl.DataFrame, Account]:
-    """The checked rows of one Parquet or CSV file and their account. Raises InputError if it cannot be read."""
-    parts = [part for first in slices(path) for part in read_slice(path, name, on_bad_rows, first)]
+def read_table(
+    path: Path, name: str, on_bad_rows: str = "quarantine", firsts: list[int | None] | None = None
+) -> tuple[pl.DataFrame, Account]:
+    """The checked rows of one Parquet or CSV file (or of its slices `firsts`) and their account.
+
+    Raises InputError if it cannot be read.
+    """
+    firsts = slices(path) if firsts is None else firsts
+    parts = [part for first in firsts for part in read_slice(path, name, on_bad_rows, first)]
     account = Account()
     for _, part in parts:
         account.add(part)

@@ -1,9 +1,8 @@
 """Anyone's OpenTelemetry: a tree of OTLP files, as the Collector's file exporter writes them, in any order.
 
 What a file is, its first bytes tell (`otlp_files`); names do not matter, and one file may hold traces, logs and
-metrics. Each table is read from all files; of messages that are not its own only the first bytes are looked at. Of
-`raw_dir` itself the telemetry tables are read as well, where there are such files and OTLP holds nothing of the kind
-(events: both).
+metrics. Each table is read from all files; of messages that are not its own only the first bytes are looked at.
+Telemetry tables that lie in `raw_dir` itself are read as well.
 """
 
 import dataclasses
@@ -76,20 +75,14 @@ def parts(config_data: ConfigDict) -> list[Part]:
             f"{raw_dir} holds no OTLP (resourceSpans, resourceLogs or resourceMetrics, as JSON or protobuf); point "
             "config.data.raw_dir at what the OpenTelemetry Collector's file exporter wrote"
         )
-    signals = {file.signal for file in files}
-    for name, signal in (("spans", TRACES), ("logs", LOGS), ("metrics", METRICS)):
-        if name in beside and signal in signals:
-            raise InputError(f"{beside[name]}: {name} come from OTLP here; remove it or set config.data.source=tables")
-    tasks = {table: [] for table in ("spans", "logs", "metrics", "events")}
+    shares = [(file, *share) for file in files for share in otlp_files.shares(file.path, file.form)]
+    tasks = {table: [] for table in tables.TELEMETRY}
     for name, reader in _READERS.items():
-        if reader.table not in beside or reader.table == "events":
-            tasks[reader.table] += [
-                (read, name, file, *share, policy)
-                for file in files for share in otlp_files.shares(file.path, file.form)
-            ]  # fmt: skip
-    if "events" in beside:
-        tasks["events"].append((tables.read_table, beside.pop("events"), "events", policy))
-    own = [Part(table, operator.call, some, in_workers=True, optional=True) for table, some in tasks.items() if some]
+        tasks[reader.table] += [(read, name, *share, policy) for share in shares]
+    for table in beside.keys() & tasks.keys():
+        path = beside.pop(table)
+        tasks[table] += [(tables.read_table, path, table, policy, [first]) for first in tables.slices(path)]
+    own = [Part(table, operator.call, some, in_workers=True, optional=True) for table, some in tasks.items()]
     return [*own, *table_files.of(beside, policy)]
 
 

@@ -436,8 +436,7 @@ def test_tables_beside_it(tmp_path):
     assert found.frames["events"]["event_name"].to_list() == ["exception", "deployed"]
     assert label_fingerprints(make_config(raw, "out", source="otlp").data)["faults.parquet"]
     write(raw / "b.jsonl", [logs(record(T0, "x"), service="a")])
-    with pytest.raises(InputError, match=r"logs\.parquet: logs come from OTLP here; remove it or set"):
-        read(config(raw))
+    assert read(config(raw)).frames["logs"]["body"].to_list() == ["x", "hello"]
 
 
 # What is broken costs itself alone

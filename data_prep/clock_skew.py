@@ -19,6 +19,7 @@ import polars as pl
 
 MIN_PAIRS = 20
 MIN_OFFSET_NS = 1_000_000
+WARNED_NS = 100_000_000  # a tenth of the usual tick; what differs by less hardly ever counts elsewhere
 SURE = 0.8  # share of the pairs that one offset must explain to be corrected: a clock that drifts has no one offset
 _CONTRADICTED = 0.5  # equal clocks explain less than this share of what the best offset does
 _NAMED = 5  # clocks that a warning names
@@ -167,8 +168,8 @@ def corrected(frame: pl.DataFrame, offsets: dict[str, int]) -> pl.DataFrame:
 
 
 def warnings(skews: list[Skew], corrected: bool) -> list[str]:
-    """Of what differs, a sentence for people."""
-    out = []
+    """Of what differs by enough to matter, sentences for people."""
+    out, skews = [], [skew for skew in skews if abs(skew.offset.ns) >= WARNED_NS]
     for sure in (True, False):
         some = [skew for skew in skews if skew.offset.sure == sure]
         if some:

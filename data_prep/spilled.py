@@ -1,9 +1,10 @@
 """Telemetry tables that need not fit into memory: their rows become observations on disk, shard by shard.
 
 `spans`, `logs`, `metrics` and `events` are spilled as they are read: spans by trace and metrics by series, so that a
-trace or a series is whole wherever it is looked at, however long it lasts; logs and events by time. Duplicates are
-found, and rows observed, partition by partition. What is observed then lies in cells of CELL_SECONDS, one Parquet file
-a table and cell, in the order that the whole table would have. The other tables are small and stay in memory.
+trace or a series is whole wherever it is looked at, however long it lasts; logs and events by time. Of spans and logs a
+sample is looked at first, for clocks that differ (`clock_skew`). Duplicates are found, and rows observed, partition by
+partition. What is observed then lies in cells of CELL_SECONDS, one Parquet file a table and cell, in the order that the
+whole table would have. The other tables are small and stay in memory.
 """
 
 import dataclasses

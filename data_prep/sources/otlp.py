@@ -72,8 +72,8 @@ def parts(config_data: ConfigDict) -> list[Part]:
     files, beside = found_under(raw_dir)[0], tables.named(raw_dir)
     if not files:
         raise InputError(
-            f"{raw_dir} holds no OTLP (resourceSpans, resourceLogs or resourceMetrics, as JSON or protobuf); point "
-            "config.data.raw_dir at what the OpenTelemetry Collector's file exporter wrote"
+            f"{raw_dir} holds no OTLP that can be read (resourceSpans, resourceLogs or resourceMetrics, as JSON or "
+            "protobuf); point config.data.raw_dir at what the OpenTelemetry Collector's file exporter wrote"
         )
     shares = [(file, *share) for file in files for share in otlp_files.shares(file.path, file.form)]
     tasks = {table: [] for table in tables.TELEMETRY}

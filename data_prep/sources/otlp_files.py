@@ -152,7 +152,7 @@ def _texts(file, begin, end):
     try:
         found = msgspec.json.decode(data, type=list[msgspec.Raw]) if data and data.startswith(b"[") else [data]
     except (ValueError, RecursionError):
-        found = [None]
+        found = [data]  # it counts as one message that cannot be read
     yield from enumerate((part and bytes(part) for part in found), start=1)
 
 

@@ -26,6 +26,8 @@ SUMMED = prometheus.SUMMED | {
     "cpu.logical_number", "system.cpu.logical_number", "system.device", "system.filesystem.mountpoint",
     "system.filesystem.type", "network.interface.name", "disk.device", "hw.id",
 }  # fmt: skip
+# Attributes of a resource that are parts of one instance: containers of a pod, processes of a host.
+PARTS = ("k8s.container.name", "k8s.volume.name", "process.pid")
 COUNT, SUM = "_count", "_sum"
 
 _KINDS = dict(enumerate((None, "INTERNAL", "SERVER", "CLIENT", "PRODUCER", "CONSUMER")))
@@ -109,9 +111,9 @@ def events_of_spans(request, data: bytes) -> Iterator[tuple]:
 
 def metrics(request, data: bytes) -> Iterator[tuple]:
     """time, service, instance, name, value, is_counter, attributes, reason to set the row aside"""
-    known: dict[bytes, tuple[str, str | None]] = {}
     for group in request.resource_metrics or ():
-        whose = owner(group.resource)
+        whose, own, known = owner(group.resource), _of_resource(group.resource), {}
+        part = {name: own[name] for name in PARTS if name in own}
         for scope in group.scope_metrics or ():
             for metric in scope.metrics or ():
                 kind = metric.WhichOneof("data")
@@ -119,7 +121,7 @@ def metrics(request, data: bytes) -> Iterator[tuple]:
                 if not points:
                     yield None, *whose, metric.name, None, None, None, "no_value"
                 for point in points or ():
-                    kinds, pieces = _labels(point.attributes, known)
+                    kinds, pieces = _labels(point.attributes, part, known)
                     for end, value, temporality in _values(kind, getattr(metric, kind), point):
                         reason = None
                         if temporality == _DELTA:
@@ -134,12 +136,16 @@ def metrics(request, data: bytes) -> Iterator[tuple]:
 
 def owner(resource) -> tuple[str, str]:
     """Service and instance."""
-    found = {pair.key: pair.value for pair in (resource.attributes if resource is not None else None) or ()}
+    found = _of_resource(resource)
     service = _first(found, ("service.name", *WORKLOADS))
     if not service:
         pod = _first(found, ("k8s.pod.name",))
         service = prometheus.service_of(pod) if pod else _first(found, HOSTS) or UNKNOWN
     return service, _first(found, INSTANCE) or service
+
+
+def _of_resource(resource) -> dict:
+    return otlp.attributes(resource.attributes) if resource is not None else {}
 
 
 def _first(found: dict, keys: tuple[str, ...]) -> str | None:
@@ -148,7 +154,7 @@ def _first(found: dict, keys: tuple[str, ...]) -> str | None:
 
 def _owner_of_object(resource) -> tuple[str, str] | None:
     """Service and instance of what a Kubernetes event is about."""
-    found = {pair.key: pair.value for pair in (resource.attributes if resource is not None else None) or ()}
+    found = _of_resource(resource)
     name = _first(found, (_OBJECT_NAME,))
     if not name:
         return None
@@ -171,20 +177,23 @@ def _severity(number) -> str | None:
     return _SEVERITIES[(number - 1) // 4] if number and 1 <= number <= 24 else None
 
 
-def _labels(found, known: dict) -> tuple[str, str | None]:
-    """What a point's attributes add to the metric's name, and the pieces; `known`: those of the points before."""
+def _labels(found, part: dict, known: dict) -> tuple[str, str | None]:
+    """What a point's attributes add to the metric's name, and the pieces, of which `part` (of the instance) is one.
+
+    `known`: those of the points before.
+    """
     key = bytes(found) if isinstance(found, otlp.msgspec.Raw) else tuple((p.key, str(p.value)) for p in found)
     if key not in known:
-        labels = {name: text(value) for name, value in otlp.attributes(found).items()}
-        labels = {name: value for name, value in sorted(labels.items()) if value}
-        kinds = _written({name: value for name, value in labels.items() if name not in SUMMED})
-        pieces = _written({name: value for name, value in labels.items() if name in SUMMED})
+        own = otlp.attributes(found)
+        kinds = _written({name: value for name, value in own.items() if name not in SUMMED})
+        pieces = _written(part | {name: value for name, value in own.items() if name in SUMMED})
         known[key] = (f"{{{kinds}}}" if kinds else "", pieces or None)
     return known[key]
 
 
-def _written(labels: dict[str, str]) -> str:
-    return ",".join(f'{name}="{value}"' for name, value in labels.items())
+def _written(labels: dict) -> str:
+    texts = ((name, text(value)) for name, value in sorted(labels.items()))
+    return ",".join(f'{name}="{value}"' for name, value in texts if value)
 
 
 def _values(kind: str, data, point) -> Iterator[tuple[str, float | None, str | None]]:

@@ -207,18 +207,18 @@ def test_times_are_moved_by_instance():
 
 
 def test_warnings_name_a_few_and_the_remedy():
-    offset = Offset(int(12.3 * MS), 0, 0, 40, 0.9, 0.1)
+    offset = Offset(1230 * MS, 0, 0, 40, 0.9, 0.1)
     some = [Skew("spans", f"i{n}", "", offset) for n in range(7)]
-    drifting = Skew("spans", "x", "y", Offset(5 * MS, 0, 0, 40, 0.3, 0.1))
+    drifting = Skew("spans", "x", "y", Offset(-500 * MS, 0, 0, 40, 0.3, 0.1))
     first, second = clock_skew.warnings([*some, drifting], False)
-    assert first.startswith("clocks of spans differ: i0 +12.3 ms (90% of 40 pairs), i1 ")
+    assert first.startswith("clocks of spans differ: i0 +1230.0 ms (90% of 40 pairs), i1 ")
     assert "i4" in first and "i5" not in first and "and 2 more (clock_skew in the manifest)" in first
     assert first.endswith("; config.data.correct_clock_skew=True would correct them")
     assert second == (
-        "clocks of spans differ by no one offset, which is not corrected: x +5.0 ms against y (30% of 40 pairs)"
+        "clocks of spans differ by no one offset, which is not corrected: x -500.0 ms against y (30% of 40 pairs)"
     )
     assert clock_skew.warnings(some[:1], True)[0].endswith("(90% of 40 pairs): corrected")
-    assert clock_skew.warnings([], True) == []
+    assert clock_skew.warnings([Skew("spans", "i", "", Offset(99 * MS, 0, 0, 40, 0.9, 0.1))], True) == []
 
 
 def read(path, rows, num, correct):

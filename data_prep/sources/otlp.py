@@ -174,17 +174,16 @@ def _rows(data: bytes | None, reader: _Reader, file: File) -> tuple[list[tuple],
 
 
 def _frame(rows: list[tuple], numbers: list[int], reader: _Reader, file: str) -> pl.DataFrame:
-    """Ids become hexadecimal, and those that are empty or zero none."""
+    """Ids that are empty or zero become null; what does not fit its column, too."""
     types = {**tables.SCHEMAS[reader.table].columns, _ASIDE: pl.String()}
     schema = {column: types[column] for column in reader.columns}
-    ids = [column for column in _IDS if column in schema]
-    binary = bool(rows and ids) and any(isinstance(value, bytes) for value in rows[0])
-    schema |= dict.fromkeys(ids, pl.Binary()) if binary else {}
     columns = zip(*rows, strict=True) if rows else [[] for _ in schema]
     frame = pl.DataFrame(dict(zip(schema, columns, strict=True)), schema=schema, strict=False)
-    texts = {c: pl.col(c).bin.encode("hex") if binary else pl.col(c).str.to_lowercase() for c in ids}
-    frame = frame.with_columns(pl.when(~text.str.contains("^0*$")).then(text).alias(c) for c, text in texts.items())
-    return frame.with_columns(pl.lit(file).alias(tables.FILE), pl.Series(tables.ROW, numbers, dtype=pl.UInt32))
+    ids = (pl.col(column) for column in _IDS if column in schema)
+    return frame.with_columns(
+        *(pl.when(~own.str.contains("^0*$")).then(own.str.to_lowercase()) for own in ids),
+        pl.lit(file).alias(tables.FILE), pl.Series(tables.ROW, numbers, dtype=pl.UInt32),
+    )  # fmt: skip
 
 
 def _without_the_useless(frame: pl.DataFrame, table: str, account: tables.Account) -> pl.DataFrame:

@@ -1,4 +1,4 @@
-"""OTLP requests -> rows of the telemetry tables, as tuples; ids are still as they were written.
+"""OTLP requests -> rows of the telemetry tables, as tuples. Ids are hexadecimal, zero where there is none.
 
 Whose something is, its resource tells: the service is `service.name`, else the workload or host that collectors name
 for what no SDK reports on, else `unknown_service`; the instance is the first of INSTANCE, else the service.
@@ -58,8 +58,8 @@ def spans(request, data: bytes) -> Iterator[tuple]:
                 kind, status = _KINDS.get(span.kind), span.status
                 code = status.code if status is not None else 0
                 yield (
-                    span.start_time_unix_nano, span.end_time_unix_nano, span.trace_id, span.span_id,
-                    span.parent_span_id, service, instance, span.name, _STATUS.get(code) or str(code), kind,
+                    span.start_time_unix_nano, span.end_time_unix_nano, _id(span.trace_id), _id(span.span_id),
+                    _id(span.parent_span_id), service, instance, span.name, _STATUS.get(code) or str(code), kind,
                     _first(otlp.attributes(span.attributes), PEER) if kind in _CALLING else None,
                 )  # fmt: skip
 
@@ -75,8 +75,8 @@ def logs(request, data: bytes) -> Iterator[tuple]:
                 if not _is_event(record, body, kubernetes):
                     yield (
                         record.time_unix_nano or record.observed_time_unix_nano, service, instance,
-                        record.severity_text or _severity(record.severity_number), body, record.trace_id,
-                        record.span_id,
+                        record.severity_text or _severity(record.severity_number), body, _id(record.trace_id),
+                        _id(record.span_id),
                     )  # fmt: skip
 
 
@@ -146,6 +146,10 @@ def owner(resource) -> tuple[str, str]:
 
 def _of_resource(resource) -> dict:
     return otlp.attributes(resource.attributes) if resource is not None else {}
+
+
+def _id(found: str | bytes | None) -> str | None:
+    return found.hex() if isinstance(found, bytes) else found
 
 
 def _first(found: dict, keys: tuple[str, ...]) -> str | None:

@@ -378,6 +378,7 @@ def zstd(data):
         ("one-over-lines", json.dumps(BOTH, indent=1).encode()),
         ("framed", framed(protobuf(ONE), protobuf(TWO))),
         ("framed-zstd", framed(zstd(protobuf(ONE)), zstd(protobuf(TWO)))),
+        ("framed-of-both", framed(zstd(json.dumps(ONE).encode()), protobuf(TWO))),
         ("framed-json-zstd", framed(zstd(json.dumps(ONE).encode()), zstd(json.dumps(TWO).encode()))),
         ("whole", protobuf(ONE) + protobuf(TWO)),  # protobuf: messages put together are one
     ],

@@ -38,6 +38,9 @@ _STATUS = {0: "UNSET", 1: "OK", 2: "ERROR", None: "UNSET"}
 _STATUS |= {str(number): name for number, name in _STATUS.items()}
 _STATUS |= {f"STATUS_CODE_{name}": name for name in ("UNSET", "OK", "ERROR")}
 _SEVERITIES = ("TRACE", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")  # four numbers each, from 1 on
+_NAMES = {number: _SEVERITIES[(number - 1) // 4] for number in range(1, 25)}
+_NAMES |= {str(number): name for number, name in _NAMES.items()}
+_NAMES |= {f"SEVERITY_NUMBER_{name}{i}": name for name in _SEVERITIES for i in ("", 2, 3, 4)}
 _DELTA, _CUMULATIVE = "delta", "cumulative"
 _TEMPORALITY = {
     1: _DELTA, "1": _DELTA, "AGGREGATION_TEMPORALITY_DELTA": _DELTA,
@@ -75,7 +78,7 @@ def logs(request, data: bytes) -> Iterator[tuple]:
                 if not _is_event(record, body, kubernetes):
                     yield (
                         record.time_unix_nano or record.observed_time_unix_nano, service, instance,
-                        record.severity_text or _severity(record.severity_number), body, _id(record.trace_id),
+                        _severity(record.severity_text or "", record.severity_number), body, _id(record.trace_id),
                         _id(record.span_id),
                     )  # fmt: skip
 
@@ -171,14 +174,9 @@ def _is_event(record, body: str | None, kubernetes: bool) -> bool:
     return kubernetes and _REASON in otlp.attributes(record.attributes)
 
 
-def _severity(number) -> str | None:
-    """`17` and `SEVERITY_NUMBER_ERROR` -> `ERROR`."""
-    if isinstance(number, str):
-        if not number.isdecimal():
-            name = number.removeprefix("SEVERITY_NUMBER_").rstrip("1234")
-            return name if name in _SEVERITIES else None
-        number = int(number)
-    return _SEVERITIES[(number - 1) // 4] if number and 1 <= number <= 24 else None
+def _severity(written: str, number) -> str | None:
+    """What is written, such as `warning`; where that is nothing or a sign (`E`, `3`), the name of the number."""
+    return written if len(written) > 2 else _NAMES.get(number) or written or None
 
 
 def _labels(found, part: dict, known: dict) -> tuple[str, str | None]:
@@ -222,4 +220,4 @@ def _rate(value: float | None, point) -> tuple[float | None, str | None]:
     begin, end = point.start_time_unix_nano or 0, point.time_unix_nano or 0
     if value is None:
         return None, None
-    return (value / ((end - begin) / 1e9), None) if 0 < begin < end else (None, "delta_without_start")
+    return (value / ((end - begin) / 1e9), None) if 0 < begin < end else (None, "delta_without_interval")

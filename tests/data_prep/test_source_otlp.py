@@ -217,9 +217,13 @@ def test_times_severities_and_ids_of_logs(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_severity_may_be_a_name(tmp_path):
-    found = read_json(tmp_path, [logs(record(T0, "a", "SEVERITY_NUMBER_WARN2"), service="a")])
-    assert found.frames["logs"]["severity_text"].to_list() == ["WARN"]
+@pytest.mark.parametrize(
+    ("written", "number", "severity"),
+    [("", "SEVERITY_NUMBER_WARN2", "WARN"), ("", "17", "ERROR"), ("E", 17, "ERROR"), ("E", 0, "E"), ("err", 9, "err")],
+)
+def test_severities_as_texts_signs_and_numbers(tmp_path, written, number, severity):
+    found = read_json(tmp_path, [logs(record(T0, "a", number, severityText=written), service="a")])
+    assert found.frames["logs"]["severity_text"].to_list() == [severity]
 
 
 def test_a_line_without_a_text_is_no_error(tmp_path):
@@ -286,7 +290,7 @@ def test_a_delta_becomes_a_rate(tmp_path):
         ),
     )
     assert rows(found.frames["metrics"], "time_unix_nano", "value", "is_counter") == [(T0 + 10 * SECOND, 3.0, False)]
-    assert found.accounts["metrics"].set_aside == {"delta_without_start": 2, "unknown_temporality": 1}
+    assert found.accounts["metrics"].set_aside == {"delta_without_interval": 2, "unknown_temporality": 1}
 
 
 @pytest.mark.parametrize("kind", ["histogram", "exponentialHistogram"])

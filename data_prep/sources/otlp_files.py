@@ -30,11 +30,7 @@ ERRORS = (OSError, EOFError, zlib.error)  # of reading compressed files
 
 def form_of(path: Path) -> str | None:
     """The form that a file has if it holds OTLP at all; None: it cannot, or cannot be read."""
-    try:
-        with _open(path) as file:
-            start = file.read(_START)
-    except ERRORS:
-        return None
+    start = _start(path)
     if _JSON.match(start):
         return LINES if _is_lines(start) else TEXT
     length, behind = int.from_bytes(start[:_LENGTH]), start[_LENGTH : 2 * _LENGTH]
@@ -80,6 +76,18 @@ def lines_before(path: Path, begin: int) -> int:
         while at < begin - 1 and (data := file.read(min(1 << 20, begin - 1 - at))):
             count, at = count + data.count(b"\n"), at + len(data)
         return count + bool(begin)  # of the line that goes on at `begin - 1`
+
+
+def _start(path: Path) -> bytes:
+    """The first bytes of the text, or what can be read of them."""
+    start = b""
+    try:
+        with _open(path) as file:
+            while len(start) < _START and (more := file.read1(_START - len(start))):
+                start += more
+    except ERRORS:
+        pass
+    return start
 
 
 def _is_gzip(path: Path) -> bool:

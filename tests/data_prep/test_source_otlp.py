@@ -480,6 +480,15 @@ def test_a_line_that_cannot_be_read(tmp_path, bad):
         read_json(tmp_path, content, on_bad_rows="error")
 
 
+@pytest.mark.parametrize("form", ["lines", "framed"])
+def test_a_torn_gzip_file_of_few_lines_is_read_up_to_there(tmp_path, form):
+    both = ONE, spans(*(span(i**20, i**9, None, T0, T0 + 1) for i in range(1, 80)), service="b")
+    path = write(tmp_path / "a.gz", lines(*both) if form == "lines" else framed(*map(protobuf, both)))
+    path.write_bytes(path.read_bytes()[:-50])
+    account = read(config(tmp_path)).accounts["spans"]
+    assert (account.kept, account.examples) == (1, {"unreadable_message": ("a.gz", 2)})
+
+
 def test_a_torn_list_counts_as_one_message(tmp_path):
     write(tmp_path / "a.json", json.dumps([ONE, TWO]).encode()[:-20])
     write(tmp_path / "b.json", [ONE])

@@ -68,7 +68,9 @@ def prepare(config, spilled_rows=None) -> None:
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
             num = spilled.num_partitions(data.raw_dir) if Path(data.raw_dir).is_dir() else 1
-            found = spilled.SpilledTables(shards, scratch, executor, options, num, spilled_rows)
+            found = spilled.SpilledTables(
+                shards, scratch, executor, options, num, spilled_rows, data.correct_clock_skew
+            )
             sources.read(data, executor, found)
             for warning in found.warnings:
                 logging.warning(warning)
@@ -170,6 +172,7 @@ def prepare_tables(
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
         "warnings": list(tables.warnings),
+        "clock_skew": tables.clock_skew,
         "segments": [
             {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part, "group": int(group)}
             for a, b, r, part, group in zip(

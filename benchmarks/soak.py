@@ -9,6 +9,7 @@ JSON lines and played again and again, hour after hour of simulated time: one pr
 rows and windows a second, what became of every row, and the resident memory of both processes by the minute.
 """
 
+import contextlib
 import json
 import multiprocessing
 import os
@@ -156,7 +157,8 @@ def make(workdir: Path) -> int:
         prepare(config)
     if not (workdir / "run" / "evaluation" / "calibration.npz").exists():
         train.train(config, prepared.load(config.data.prepared_dir), workdir / "run")
-        evaluate.evaluate(workdir / "run")
+        with contextlib.redirect_stdout(sys.stderr):
+            evaluate.evaluate(workdir / "run")
     frames = simulated(workdir / "raw_play", 1)
     start = int(intervals_of(frames, config.data)[0][0])
     if not (workdir / "otlp").exists():

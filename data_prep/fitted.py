@@ -22,6 +22,7 @@ _LATENCIES = ("self_time", "duration", "gap")
 _ARRAYS = ("metric_scale", "metric_readings")
 _PAIRS = ("logs", "metrics", "dependencies", "events")  # lists of tuples, which JSON does not have
 _NAMES = ("units", "service_of_unit", "operations", "traced", "deployed", *_PAIRS)
+_PLAIN = ("bodies", "node_budget", "settings", "clock_offsets")  # fields of `Fitted`, in their order
 _EDGES = [field.name for field in dataclasses.fields(Edges)]
 
 
@@ -29,7 +30,8 @@ _EDGES = [field.name for field in dataclasses.fields(Edges)]
 class Fitted:
     """Fitted on all fit time together, as the test part is prepared with it.
 
-    `bodies`: the distinct masked log bodies of fit time; `settings`: `config.data` as far as it bears on preparing.
+    `bodies`: the distinct masked log bodies of fit time; `settings`: `config.data` as far as it bears on preparing;
+    `clock_offsets`: what is to be taken away from the times of `spans` and `logs` by instance, ns.
     """
 
     vocabulary: Vocabulary
@@ -38,6 +40,7 @@ class Fitted:
     bodies: list[str]
     node_budget: int
     settings: dict
+    clock_offsets: dict[str, dict[str, int]]
 
 
 def save(fitted: Fitted, directory: Path) -> None:
@@ -46,8 +49,7 @@ def save(fitted: Fitted, directory: Path) -> None:
     v, statistics = fitted.vocabulary, fitted.statistics
     for name in _LATENCIES:
         getattr(v, name).write_parquet(directory / f"{name}.parquet")
-    names = {"vocabulary": {name: getattr(v, name) for name in _NAMES}, "settings": fitted.settings,
-             "node_budget": fitted.node_budget, "bodies": fitted.bodies}  # fmt: skip
+    names = {name: getattr(fitted, name) for name in _PLAIN} | {"vocabulary": {n: getattr(v, n) for n in _NAMES}}
     (directory / "names.json").write_text(json.dumps(names, indent=1) + "\n")
     arrays = {f"vocabulary/{name}": getattr(v, name) for name in _ARRAYS}
     arrays |= {f"edges/{name}": getattr(fitted.edges, name) for name in _EDGES}
@@ -80,7 +82,7 @@ def load(prepared_dir: str | Path) -> Fitted:
             *([arrays[f"{name}/{i}"] for i in regressions] for name in ("coefficients", "lines_on_all")),
         )
         edges = Edges(*(arrays[f"edges/{name}"] for name in _EDGES))
-        return Fitted(vocabulary, statistics, edges, names["bodies"], names["node_budget"], names["settings"])
+        return Fitted(vocabulary, statistics, edges, *(names[name] for name in _PLAIN))
     except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(

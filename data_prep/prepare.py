@@ -21,6 +21,7 @@ import polars as pl
 from absl import logging
 
 from data_prep import (
+    clock_skew,
     event_graph,
     executors,
     fitted,
@@ -140,7 +141,8 @@ def prepare_tables(
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
         budget = padding.node_budget(len(nodes.names))
         everything = statistics[map_shards.EVERYTHING]
-        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data))
+        offsets = clock_skew.corrected_offsets(tables.clock_skew)
+        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data), offsets)
         fitted.save(kept, path / fitted.DIRECTORY)
     with clock("transform"):
         system = event_graph.make_system(nodes, v, budget, data.mask_units, tick_ns)

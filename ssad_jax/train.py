@@ -110,13 +110,15 @@ def map_networks(epoch, together: bool | None = None):
 
     Args:
         together: the K networks advance together (vmap) instead of one after another within the compiled program. By
-            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower.
+            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower. One
+            network alone is never mapped: XLA gives a vmapped scatter's rows a layout feature by feature on GPUs, where
+            additions to one row then lie far apart.
     """
     if together is None:
         together = choices().networks_together
 
     def of_all(state, dataset, order):
-        if together:
+        if together and len(order) > 1:
             return jax.vmap(epoch, in_axes=(0, None, 0))(state, dataset, order)
         return lax.map(lambda own: epoch(own[0], dataset, own[1]), (state, order))
 

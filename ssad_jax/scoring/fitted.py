@@ -70,6 +70,8 @@ class Fitted:
             raise InputError(f"{path} is missing; evaluate first: python -m ssad_jax.evaluate --workdir=DIR")
         try:
             with np.load(path, allow_pickle=False) as file:
+                if sum(entry.file_size for entry in file.zip.infolist()) > Path(path).stat().st_size:
+                    raise ValueError("it is compressed, as this program writes none")
                 arrays = dict(file)
             facts = json.loads(str(arrays["facts"]))
             readings = tuple(

@@ -346,7 +346,7 @@ HOSTILE = (
 def test_hostile_telemetry_is_text_in_the_report(tmp_path):
     """As a service, a template, a fault type, a log line, a source, a prototype and a setting."""
     page = evaluated(renamed(tmp_path / "data", HOSTILE), tmp_path / "work", names=(HOSTILE,)).page
-    parsed = check(page.replace("url(//evil.example)", ""))  # which stands there as text
+    parsed = check(page.replace("url(//", ""))  # which stands there as text
     seen = visible(HOSTILE.replace("\x1b[31m", ""))[:60]
     assert parsed.text.count(seen) > 5
     assert [tag for tag, attrs in parsed.tags if tag == "style"] == ["style"]  # ours alone
@@ -362,7 +362,7 @@ def test_what_a_checkpoint_says_is_text_in_the_report(tmp_path):
     strange = {"trained_on_this_dataset": False, "trained_dataset_hash": HOSTILE,
                "config": results["config"] | {HOSTILE: HOSTILE, "name": HOSTILE}}  # fmt: skip
     page = usual.again(results=results | strange)
-    check(page.replace("url(//evil.example)", ""))
+    check(page.replace("url(//", ""))
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", page)
 
 

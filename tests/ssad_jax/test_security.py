@@ -18,13 +18,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_prep import command, csv_rows, templates
+from data_prep import command, csv_rows, fitted, templates
 from data_prep.errors import InputError
 from data_prep.sources import jaeger, json_files, osprofiler, prometheus, spring_boot
 from data_prep.visible import visible
 from ssad_jax import checkpoint, evaluation_log, knowledge, prepared, settings
 from ssad_jax.config import default_config
 from ssad_jax.scoring.fitted import Fitted
+from tests.data_prep.test_prepare import prepare_rows, telemetry
 from tests.ssad_jax import test_checkpoint
 from tests.ssad_jax.test_evaluate import run
 from tests.ssad_jax.test_report import check, evaluated, renamed
@@ -83,8 +84,8 @@ def check_source(path, tree):
 
 
 def test_templates_are_kept_without_drains_own_persistence():
-    fitted = templates.Templates(["a b <num>", "a c <num>"])
-    assert fitted._miner.persistence_handler is None and all(isinstance(text, str) for text in fitted.texts)
+    found = templates.Templates(["a b <num>", "a c <num>"])
+    assert found._miner.persistence_handler is None and all(isinstance(text, str) for text in found.texts)
 
 
 def relisted(directory):
@@ -208,6 +209,22 @@ def test_what_was_fitted_is_read_as_plain_arrays(tmp_path):
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(InputError, match="calibration.npz cannot be read"):
         Fitted.load(path)
+
+
+def test_what_was_fitted_in_preparing_is_read_as_plain_arrays(tmp_path):
+    rows = {"logs": telemetry(until=300)["logs"]}
+    where = prepare_rows(tmp_path, rows, segment_seconds=30.0).directory
+    path, names = where / "fitted" / "arrays.npz", json.loads((where / "fitted" / "names.json").read_text())
+    assert fitted.load(where).bodies == names["bodies"]  # texts: drain's own persistence would have to be unpickled
+    with np.load(path) as file:
+        arrays = dict(file)
+    first = next(iter(arrays))
+    np.savez_compressed(path, **arrays, zeros=np.zeros(1 << 20))
+    with pytest.raises(InputError, match="compressed, as this program writes none"):
+        fitted.load(where)
+    np.savez(path, **arrays | {first: np.array([Bomb()], object)}, allow_pickle=True)
+    with pytest.raises(InputError, match="fitted is damaged"):
+        fitted.load(where)
 
 
 def bomb_of(path, begin=b"", count=160, unit=b" "):

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from data_prep import raw_files
-from data_prep.errors import InputError
 from data_prep.sources.labels import USUAL, find
 
 
@@ -27,7 +26,7 @@ def stat(path) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
+        raw_files.refuse(error, path)
 
 
 def program_fingerprint() -> str:

@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
+from data_prep.errors import InputError
 from data_prep.observations import NAME, OP, TIME
 
 UNKNOWN, OTHER = "<unknown>", "<other>"
@@ -21,6 +22,7 @@ KEYS = {
 FLOOR_NS = 1e5  # latencies below 0.1 ms are noise of the clock: log(ns + floor)
 LATENCY_FLOOR = 0.25  # least standard deviation of a log latency: 28% up or down
 PRIOR_CALLS = 10
+MAX_NODES = 10_000  # fitting takes memory with their square (0.8 GB a matrix) and time with the cube of the units
 FIXED = 10_000  # log latencies are summed as integers of 1e-4: exact, so the order of rows cannot matter
 
 
@@ -97,6 +99,8 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         units: every unit with its service name.
         topology: tells which units run on which (hosts are units if they have metrics).
         config: `config.data`.
+
+    Raises InputError for more than MAX_NODES.
     """
     spoken = pl.concat([stats["spans"][NAME], stats["logs"][NAME], stats["gaps"]["caller"], stats["gaps"]["callee"]])
     metrics = stats["metrics"]
@@ -125,6 +129,16 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], t) for t in sorted(kept.get(name, []))]
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
+    sizes = {
+        "data.node_level=service": len(names), "smaller data.max_templates_per_service": len(log_nodes),
+        "fewer data.metrics": metrics.height, "one system at a time": gaps.height + stats["events"].height,
+    }  # fmt: skip
+    if sum(sizes.values()) > MAX_NODES:
+        raise InputError(
+            f"training time has {sum(sizes.values())} nodes ({len(names)} services or instances, {len(log_nodes)} log "
+            f"templates, {metrics.height} metrics, {gaps.height} dependencies, {stats['events'].height} events), more "
+            f"than {MAX_NODES}; prepare {max(sizes, key=sizes.get)}, or leave services out of the raw telemetry"
+        )
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=1e-6, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()

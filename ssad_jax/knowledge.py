@@ -30,6 +30,7 @@ MODALITIES = ("logs", "metrics", "traces")
 RULE_KINDS = ("resource", "dependency", "software", "network", "configuration", "workload", "normal")
 TEXT_DIM, POSITION_DIM = 96, 8
 KEY_DIM = TEXT_DIM + POSITION_DIM + len(MODALITIES)
+MAX_BYTES = 1 << 18  # PyYAML takes some ten seconds for so many
 FIELDS = {"name": str, "kind": str, "components": list, "signals": dict, "description": str}
 
 log = logging.getLogger(__name__)
@@ -87,11 +88,13 @@ def read_rules(path) -> list[dict]:
     """The rules of a knowledge file, checked (see the module's docstring for their form)."""
     path = Path(path)
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise InputError(f"{path} has more than {MAX_BYTES} bytes, which is no list of rules; make it shorter")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); set config.knowledge.path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # of its values
+        reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list) or not content["rules"]:
         raise InputError(f"{path} has no list called 'rules'; see configs/knowledge/openstack.yaml for the form")

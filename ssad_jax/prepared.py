@@ -22,6 +22,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -149,10 +150,11 @@ def load(directory) -> Prepared:
     arrays = {}
     for group, names in ARRAYS.items():
         for name in names:
-            mode = "r" if name == "nodes" else None
             try:
-                arrays[name] = np.load(directory / group / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
-            except (OSError, ValueError) as error:
+                # Mapped first: a header that promises more than the file has must not become memory.
+                array = np.load(directory / group / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                arrays[name] = array if name == "nodes" else np.array(array)
+            except Exception as error:
                 raise InputError(
                     f"{directory / group / name}.npy is damaged ({error}); delete {directory} and prepare again"
                 ) from None
@@ -163,11 +165,12 @@ def load(directory) -> Prepared:
         channels=manifest["channels"],
     )
     windows = Windows(**{k: arrays[k] for k in ARRAYS["windows"]})
+    _check_shapes(system, windows, directory)
     sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
     try:
         faults = pl.read_parquet(directory / "faults.parquet")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = "".join(str(error).splitlines()[:1])
         raise InputError(
             f"{directory / 'faults.parquet'} is damaged ({reason}); delete {directory} and prepare again"
         ) from None
@@ -185,20 +188,46 @@ def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
         first = np.searchsorted(start, windows.start_unix_nano)
         if len(start) != len(signals) or not np.array_equal(start[first], windows.start_unix_nano):
             raise ValueError("windows begin at other times than ticks")
-    except (OSError, ValueError, IndexError) as error:
+    except Exception as error:
         raise InputError(
             f"{directory / 'ticks'} is damaged ({error}); delete {directory} and prepare the data again"
         ) from None
     return Ticks(signals, first)
 
 
+def _check_shapes(system: System, windows: Windows, directory: Path) -> None:
+    """Raises InputError where arrays do not fit one another."""
+    num_nodes, num_windows = len(system.kind), len(windows.label)
+    fit = windows.nodes.shape == (num_windows, num_nodes, CONTEXT_DIM + SIGNAL_DIM) and all(
+        len(getattr(windows, name)) == num_windows for name in ARRAYS["windows"]
+    )
+    if not fit or windows.nodes.dtype != np.float32:
+        raise InputError(
+            f"{directory / 'windows'} is damaged (arrays of different shapes); delete {directory} and prepare again"
+        )
+
+
+class _File(msgspec.Struct):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    """What loading needs of a manifest."""
+
+    files: dict[str, _File]
+    node_names: list[str]
+    service_names: list[str]
+    channels: dict[str, list[str]]
+
+
 def _read_manifest(path: Path) -> dict:
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
         if version == SCHEMA_VERSION:
-            _ = [manifest[key] for key in ("files", "node_names", "service_names", "channels")]
-    except (ValueError, KeyError, TypeError) as error:
+            msgspec.convert(manifest, _Manifest)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {path.parent} and prepare the data again") from None
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -47,8 +47,8 @@ def check(workdir, config: ConfigDict, dataset_hash: str) -> None:
         return
     try:
         found = json.loads(path.read_text())
-        old, old_hash = found["config"], found["dataset_hash"]
-    except (ValueError, KeyError, TypeError) as error:
+        old, old_hash = dict(found["config"]), str(found["dataset_hash"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {workdir} or name another --workdir") from None
     new = config_to_dict(config)
     if keys := differing_keys(old, new):

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 from ml_collections import ConfigDict
 
-from data_prep import csv_rows, tables
+from data_prep import csv_rows, raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels
 from data_prep.sources.part import Part
@@ -21,6 +21,9 @@ _FILES_A_TASK = 32  # small enough to share out evenly, large enough that sendin
 # `16:42:22.382 INFO  t.s.TravelServiceImpl#532 TraceID: .. SpanID: .. message`: the clock is local time (UTC+8).
 _PREFIX = r"^[0-9:.]+ +([A-Z]+) +(\S+#[0-9]+) TraceID: \S* SpanID: \S* "
 _CLIENT, _PRODUCER = r"^HTTP [A-Z]+$", r" send$"
+_SPAN_COLUMNS = (
+    "TraceID", "SpanID", "ParentID", "PodName", "OperationName", "StartTimeUnixNano", "EndTimeUnixNano",
+)  # fmt: skip
 _TABLES = {"trace": "spans", "log": "logs", "metric": "metrics"}
 
 
@@ -57,7 +60,7 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
 def _days(raw_dir: Path) -> Iterator[Path]:
     for root in (raw_dir, raw_dir / "rca_data", raw_dir / "construct_data"):
         if root.is_dir():
-            yield from (day for day in root.iterdir() if any((day / folder).is_dir() for folder in _TABLES))
+            yield from (day for day in raw_files.inside(root) if any((day / folder).is_dir() for folder in _TABLES))
 
 
 def _read_files(folder: str, files: list[str], on_bad_rows: str) -> tuple[pl.DataFrame, tables.Account]:
@@ -77,7 +80,7 @@ def _read_files(folder: str, files: list[str], on_bad_rows: str) -> tuple[pl.Dat
 
 
 def _spans(rows: pl.DataFrame, file: str) -> pl.DataFrame:
-    _require(rows, ("TraceID", "SpanID", "ParentID", "PodName", "OperationName"), file)
+    _require(rows, _SPAN_COLUMNS, file)
     return rows.select(
         tables.ROW,
         start_time_unix_nano="StartTimeUnixNano",

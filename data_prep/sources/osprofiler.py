@@ -117,8 +117,8 @@ def _append_spans(node: _Node, parent: _Node | None, caller: str | None, spans: 
     else:
         kind = "CLIENT" if any(callee != program for callee, _, _ in below) else "INTERNAL"
     spans[own] = (
-        start,
-        end,
+        tables.int64(start),
+        tables.int64(end),
         node.trace_id or None,
         parent.trace_id if parent else None,
         program,

@@ -145,7 +145,8 @@ def read(
             names = own.service, own.instance, own.metric
             rows.append((str(path), place + 1, seconds, *names, values, own.is_counter, own.attributes))
     frame = pl.DataFrame(rows, schema=_COLUMNS, orient="row").explode("seconds", "value")
-    milliseconds = (pl.col("seconds") * 1000).round().cast(pl.Int64, strict=False)
+    seconds = pl.col("seconds").clip(0, 2 * tables.LATEST / 1e9)  # out of range, yet an int64 in nanoseconds
+    milliseconds = (seconds * 1000).round().cast(pl.Int64, strict=False)
     frame = frame.with_columns(time_unix_nano=milliseconds * 1_000_000)
     part, checked = tables.check(frame, "metrics", str(path), on_bad_rows, text=True)
     account.add(checked)
@@ -153,12 +154,13 @@ def read(
 
 
 def extent(files: list[Path]) -> tuple[int, int] | None:
-    """First and last time of the samples in some files, nanoseconds; None where there are none."""
+    """First and last time of the samples in some files, nanoseconds; None where there are none that count."""
     seconds = []
     for path in files:
         for raw in _series(path)[0]:
             samples = _samples(raw, _Times) or []
-            seconds += [time for time, _ in (*samples[:1], *samples[-1:])]
+            ends = (time for time, _ in (*samples[:1], *samples[-1:]))
+            seconds += [time for time in ends if tables.EARLIEST <= time * 1e9 <= tables.LATEST]
     return (round(min(seconds) * 1000) * 1_000_000, round(max(seconds) * 1000) * 1_000_000) if seconds else None
 
 

@@ -128,7 +128,8 @@ def _blocks(path: Path, by_line: bool) -> Iterator[tuple[int, list[str]]]:
             while more := file.readlines(_BLOCK):
                 lines = held + [line.rstrip("\r\n") for line in more]
                 last = next((at for at in range(len(lines) - 1, -1, -1) if begin.match(lines[at])), None)
-                cut = len(lines) if last is None else last + by_line  # the last record may go on behind its head
+                # The last record may go on behind its head; one longer than a block is divided.
+                cut = last + by_line if last else len(lines)
                 yield number, lines[:cut]
                 number, held = number + cut, lines[cut:]
     except (OSError, EOFError, zlib.error) as error:

@@ -363,8 +363,9 @@ def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> It
             yield count_torn(check(rows, name, str(path), on_bad_rows, text=True), torn, str(path), on_bad_rows)
         return
     with _whole_parquet(path):
-        columns = [column for column in pl.read_parquet_schema(path) if column in SCHEMAS[name].columns]
-        rows = _scan(path).select(columns).slice(first, _SLICE).collect()
+        scan = _scan(path)
+        columns = [column for column in scan.collect_schema() if column in SCHEMAS[name].columns]
+        rows = scan.select(columns).slice(first, _SLICE).collect()
     yield check(rows.with_row_index(ROW, offset=first + 1), name, str(path), on_bad_rows)
 
 

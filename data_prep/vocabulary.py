@@ -130,14 +130,14 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
     sizes = {
-        "data.node_level=service": len(names), "smaller data.max_templates_per_service": len(log_nodes),
-        "fewer data.metrics": metrics.height, "one system at a time": gaps.height + stats["events"].height,
+        "services or instances": len(names), "log templates": len(log_nodes), "metrics": metrics.height,
+        "dependencies": gaps.height, "events": stats["events"].height,
     }  # fmt: skip
     if sum(sizes.values()) > MAX_NODES:
         raise InputError(
-            f"training time has {sum(sizes.values())} nodes ({len(names)} services or instances, {len(log_nodes)} log "
-            f"templates, {metrics.height} metrics, {gaps.height} dependencies, {stats['events'].height} events), more "
-            f"than {MAX_NODES}; prepare {max(sizes, key=sizes.get)}, or leave services out of the raw telemetry"
+            f"training time has {sum(sizes.values())} nodes, more than {MAX_NODES}: "
+            f"{', '.join(f'{number} {name}' for name, number in sizes.items())}; set data.node_level=service, a smaller "
+            "data.max_templates_per_service or fewer data.metrics, or leave services out of the raw telemetry"
         )
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=1e-6, unit=1)

@@ -123,6 +123,7 @@ def _metrics(rows: pl.DataFrame, file: str) -> pl.DataFrame:
         rows.with_columns(_service=name, _instance=instance, _time=pl.col("TimeStamp") + "000000000")
         .drop("TimeStamp", pod, "Time", strict=False)
         .unpivot(index=[tables.ROW, "_time", "_service", "_instance"], variable_name="metric_name", value_name="value")
+        .with_columns(pl.col("value").cast(pl.String))  # of a file without metrics it has no type
         .rename({"_time": "time_unix_nano", "_service": "service_name", "_instance": "service_instance_id"})
     )
 

@@ -45,6 +45,6 @@ def label_fingerprints(config_data) -> dict[str, str]:
         names = [f"{table}.{suffix}" for table in ("faults", "gaps") for suffix in ("parquet", "csv")]
         paths |= {name: str(Path(config_data.raw_dir, name)) for name in names}
     return {
-        key: hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else ""
+        key: hashlib.sha256(raw_files.content(Path(path))).hexdigest() if path and Path(path).is_file() else ""
         for key, path in paths.items()
     }

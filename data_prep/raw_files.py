@@ -29,10 +29,10 @@ def inside(directory: Path) -> list[Path]:
         refuse(error, directory)
 
 
-def text(path: Path) -> str:
-    """The text of a small file. Raises InputError where it cannot be read."""
+def content(path: Path) -> bytes:
+    """Of a small file. Raises InputError where it cannot be read."""
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return path.read_bytes()
     except OSError as error:
         refuse(error, path)
 

@@ -95,7 +95,8 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     """
     num_windows = sum(end - start for start, end in intervals) // (tick_ns(config) * config.stride)
     if num_windows > MAX_WINDOWS:
-        first, last = (datetime.datetime.fromtimestamp(t // NS, datetime.UTC) for t in (intervals[0][0], intervals[-1][1]))
+        ends = (intervals[0][0] // NS, intervals[-1][1] // NS)
+        first, last = (datetime.datetime.fromtimestamp(second, datetime.UTC) for second in ends)
         raise InputError(
             f"observed time from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}, less the gaps, has {num_windows} "
             f"windows, more than {MAX_WINDOWS}; remove rows of a wrong time, name the observed time in "

@@ -109,6 +109,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     names = sorted({*spoken.to_list(), *metrics[NAME].to_list(), *stats["events"][NAME].to_list()} - {UNKNOWN})
     service = dict(units.iter_rows())
     names.append(UNKNOWN)
+    _check_size({"services or instances": len(names)})
     index = {name: i for i, name in enumerate(names)}
 
     deployed = [[] for _ in names]
@@ -129,16 +130,10 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], t) for t in sorted(kept.get(name, []))]
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
-    sizes = {
+    _check_size({
         "services or instances": len(names), "log templates": len(log_nodes), "metrics": metrics.height,
         "dependencies": gaps.height, "events": stats["events"].height,
-    }  # fmt: skip
-    if sum(sizes.values()) > MAX_NODES:
-        raise InputError(
-            f"training time has {sum(sizes.values())} nodes, more than {MAX_NODES}: "
-            f"{', '.join(f'{number} {name}' for name, number in sizes.items())}; set data.node_level=service, a smaller "
-            "data.max_templates_per_service or fewer data.metrics, or leave services out of the raw telemetry"
-        )
+    })  # fmt: skip
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=1e-6, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()
@@ -158,6 +153,15 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         deployed=deployed,
         traced=[n in operations for n in names],
     )
+
+
+def _check_size(sizes: dict[str, int]) -> None:
+    if sum(sizes.values()) > MAX_NODES:
+        raise InputError(
+            f"training time has {sum(sizes.values())} nodes, more than {MAX_NODES}: "
+            f"{', '.join(f'{number} {name}' for name, number in sizes.items())}; set data.node_level=service, a "
+            "smaller data.max_templates_per_service or fewer data.metrics, or leave services out of the raw telemetry"
+        )
 
 
 def with_latencies_of(v: Vocabulary, stats) -> Vocabulary:

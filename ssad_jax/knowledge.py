@@ -93,7 +93,8 @@ def read_rules(path) -> list[dict]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); set config.knowledge.path") from None
-    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:  # of its values
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # PyYAML leaves dates and numbers that are none, and deep nesting, to Python's own errors.
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list) or not content["rules"]:

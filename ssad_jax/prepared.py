@@ -197,14 +197,16 @@ def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
 
 def _check_shapes(system: System, windows: Windows, directory: Path) -> None:
     """Raises InputError where arrays do not fit one another."""
-    num_nodes, num_windows = len(system.kind), len(windows.label)
-    fit = windows.nodes.shape == (num_windows, num_nodes, CONTEXT_DIM + SIGNAL_DIM) and all(
-        len(getattr(windows, name)) == num_windows for name in ARRAYS["windows"]
-    )
-    if not fit or windows.nodes.dtype != np.float32:
-        raise InputError(
-            f"{directory / 'windows'} is damaged (arrays of different shapes); delete {directory} and prepare again"
-        )
+    num_windows, edges = windows.start_tick.size, windows.senders.shape[-1:]
+    shapes = {name: (num_windows,) for name in ARRAYS["windows"]}
+    shapes |= {name: (num_windows, *edges) for name in ("senders", "receivers", "edge_kind")}
+    shapes["nodes"] = (num_windows, system.kind.size, CONTEXT_DIM + SIGNAL_DIM)
+    for name, shape in shapes.items():
+        if (found := getattr(windows, name).shape) != shape:
+            raise InputError(
+                f"{directory / 'windows' / name}.npy is damaged (its shape is {found}, that of the others {shape}); "
+                f"delete {directory} and prepare again"
+            )
 
 
 class _File(msgspec.Struct):

@@ -178,7 +178,7 @@ def _add_topology(found: tables.Tables) -> None:
 
 def _experiment_window(path: Path, offset_hours: float) -> tuple[int, int]:
     """Start and end in unix nanoseconds: `START OF EXPERIMENTS - ..` is on UTC, `START ..: ..` on local time."""
-    text = raw_files.text(path)
+    text = raw_files.content(path).decode("utf-8", "replace")
     moment = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)"
     bounds = []
     for edge in ("START", "END"):

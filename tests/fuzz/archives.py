@@ -106,5 +106,5 @@ TARGETS = (
     Target("openstack_experiment", "start and end of a recording", _experiment,
            (b"START OF EXPERIMENTS - 2019-11-25 12:00:00\nEND: 2019-11-25 14:00:00\n",), "text"),
     Target("spring_boot", "Train Ticket's LOGS_*.txt", _spring_boot, (_LINES,), "text"),
-    Target("scenario_name", "the name of a scenario", _scenario, (b"ts-order-service_mongodb_4.2.2_2022-07-12",), "text"),
+    Target("scenario_name", "a scenario's name", _scenario, (b"ts-order-service_mongodb_4.2.2_2022-07-12",), "text"),
 )  # fmt: skip

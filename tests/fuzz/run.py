@@ -1,9 +1,9 @@
 """Coverage-guided fuzzing of one reader: `python -m tests.fuzz.run --target=jaeger --runs=100000 [--seconds=60]`.
 
 Needs `pip install -e ".[fuzz]"`. An uncaught exception other than InputError, more than SECONDS of processor time for
-one input, a hang and more than MEGABYTES of memory are findings: the input is written beside the working directory as
-`fuzz-<target>-*` and the command ends with exit code 1 (libFuzzer's own for hangs and memory). `--keep_going` tells each
-kind of finding once and goes on.
+one input, a hang and more than MEGABYTES of memory are findings: the input is written into the working directory as
+`fuzz-<target>-*`, and the command ends with an exit code other than 0. `--keep_going` tells each kind of finding once
+and goes on, but for hangs and memory.
 """
 
 import importlib

@@ -50,8 +50,8 @@ def _check(data: bytes) -> None:
         found = json.loads(data)
         name = next(n for n in tables.SCHEMAS if n in found)
         frame = pl.DataFrame(found[name], strict=False)
-    except (ValueError, TypeError, StopIteration, OverflowError, RecursionError, AttributeError, pl.exceptions.PolarsError):
-        return  # no frame to check
+    except Exception:  # no frame to check
+        return
     for text in (False, True):
         check_parts(name, [tables.check(frame, name, "some/file", text=text)])
 

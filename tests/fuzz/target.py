@@ -1,7 +1,9 @@
 """What a target of the fuzzer is, and what every reader's answer must be like."""
 
+import atexit
 import dataclasses
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +13,7 @@ import polars as pl
 from data_prep import tables
 
 SCRATCH = Path("/dev/shm" if os.path.isdir("/dev/shm") else "/tmp", f"ssad_jax-fuzz-{os.getpid()}")  # in memory
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 
 @dataclasses.dataclass(frozen=True)

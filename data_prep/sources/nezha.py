@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from data_prep import csv_rows, raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels
+from data_prep.sources.clock import nanoseconds
 from data_prep.sources.part import Part
 
 _FILES_A_TASK = 32  # small enough to share out evenly, large enough that sending the rows back costs little
@@ -98,13 +99,12 @@ def _spans(rows: pl.DataFrame, file: str) -> pl.DataFrame:
 def _logs(rows: pl.DataFrame, file: str) -> pl.DataFrame:
     _require(rows, ("Timestamp", "TimeUnixNano", "PodName", "TraceID", "SpanID", "Log"), file)
     go_zero = pl.col("TimeUnixNano").str.starts_with("-")
-    clock = pl.col("Timestamp").str.strip_suffix("Z")
-    timestamp = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="ns", strict=False)
+    timestamp = nanoseconds(pl.col("Timestamp").str.strip_suffix("Z"), "%Y-%m-%dT%H:%M:%S%.f")
     text = pl.col("Log").str.json_path_match("$.log")  # null where the value is not JSON
     return rows.with_columns(_text=text.str.strip_chars_end()).select(
         tables.ROW,
         _go_zero_time=go_zero,
-        time_unix_nano=pl.when(go_zero).then(timestamp.dt.timestamp("ns").cast(pl.String)).otherwise("TimeUnixNano"),
+        time_unix_nano=pl.when(go_zero).then(timestamp.cast(pl.String)).otherwise("TimeUnixNano"),
         service_name=_service("PodName"),
         service_instance_id="PodName",
         severity_text=pl.col("_text").str.extract(_PREFIX, 1),

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from data_prep import csv_rows, raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels, osprofiler, rally
+from data_prep.sources.clock import nanoseconds
 from data_prep.sources.part import Part
 
 LOG_COLUMNS = (
@@ -161,8 +162,7 @@ def _utc_nano(text: pl.Expr, offset_hours: float) -> pl.Expr:
         .str.replace(" ", "T", literal=True)
     )
     shape = "%Y-%m-%dT%H:%M:%S%.f"
-    own = clean.str.to_datetime(shape + "%#z", time_unit="ns", strict=False).dt.timestamp("ns")
-    local = clean.str.to_datetime(shape, time_unit="ns", strict=False).dt.timestamp("ns")
+    own, local = nanoseconds(clean, shape + "%#z"), nanoseconds(clean, shape)
     return pl.coalesce(own, local - round(offset_hours * 3600) * 1_000_000_000)
 
 

@@ -14,10 +14,20 @@ import pytest
 from data_prep import csv_rows, fingerprint, injection, prepare, raw_files, spilled, split, tables, vocabulary
 from data_prep.errors import InputError
 from data_prep.injection.requests import Requests
-from data_prep.sources import jaeger, nezha, openstack, osprofiler, prometheus, read, train_ticket_versions
+from data_prep.sources import (
+    jaeger,
+    nezha,
+    openstack,
+    osprofiler,
+    prometheus,
+    read,
+    spring_boot,
+    train_ticket_versions,
+)
 from tests.data_prep import apis, small
 from tests.data_prep import test_source_nezha as some_nezha
 from tests.data_prep import test_source_openstack as some_openstack
+from tests.data_prep import train_ticket_versions as versions
 from tests.data_prep.test_tables import T0, config, frame, write
 
 LOGS = "\n".join([
@@ -366,8 +376,13 @@ def test_a_recording_that_starts_at_no_time(tmp_path, moment):
         openstack._experiment_window(path, 0.0)
 
 
-@pytest.mark.parametrize("at", ["9999-12-31T23:59:59Z", "1600-01-01T00:00:00Z", "2262-04-11T23:47:16-12:00", "x", ""])
+@pytest.mark.parametrize(
+    "at",
+    ["9999-12-31T23:59:59Z", "1600-01-01T00:00:00Z", "2262-04-11T23:47:16-12:00", "2607-08-16T10:00:00+01:00",
+     "2607-08-16 10:00:00 CEST", "1438-08-16T10:00:00Z", "x", ""],
+)  # fmt: skip
 def test_times_of_openstack_lines_that_no_column_holds(tmp_path, at):
+    """The years 1438 and 2607 came back as 2022 and 2023."""
     row = some_openstack.log_row(at=at)
     row[openstack.LOG_COLUMNS.index("Timestamp")] = at
     some_openstack.write_logs(tmp_path, [row, some_openstack.log_row()])
@@ -484,3 +499,59 @@ def test_a_record_of_injected_faults_that_is_none(tmp_path):
         (tmp_path / injection.RECORD).write_text(text)
         with pytest.raises(InputError, match="no record of injected faults"):
             injection.settings_of(str(tmp_path))
+
+
+# --- Spring Boot -----------------------------------------------------------------------------------------------------
+
+HEADS = [versions.head(second, "exec-1", f"line {second}") for second in range(3)]
+NO_SPANS = pl.DataFrame(schema=tables.SCHEMAS["spans"].columns)
+
+
+def lines_of(path):
+    parts = list(spring_boot.read(path, NO_SPANS, 8.0, "quarantine"))
+    account = tables.Account()
+    for _, part in parts:
+        part.check()
+        account.add(part)
+    return pl.concat([rows for rows, _ in parts]), account
+
+
+@pytest.mark.parametrize(
+    ("content", "kept", "set_aside"),
+    [
+        ("\n".join(HEADS).encode("utf-8-sig"), 3, {}),
+        ("\r\n".join(HEADS).encode(), 3, {}),
+        ("\n".join(HEADS)[:-30].encode(), 2, {"torn_row": 1}),
+        ("\n".join(HEADS).replace("line 1", "zwölf").encode("latin-1"), 3, {}),
+        ("\n".join(HEADS).replace("line 1", "a\0b").encode(), 3, {}),
+        ("\n".join([HEADS[0], "\tat x.Y(" + "z" * 10_000_000 + ")", *HEADS[1:]]).encode(), 3, {}),
+        ("\n".join(["no head", *HEADS]).encode(), 3, {"no_head": 1}),
+        ("\n".join([HEADS[0].replace("07-12", "02-31"), *HEADS]).encode(), 3, {"null_time_unix_nano": 1}),
+        ("\n".join([HEADS[0].replace("2022", "9999"), *HEADS]).encode(), 3, {"time_out_of_range": 1}),
+        ("\n".join([HEADS[0].replace("2022", "2607"), *HEADS]).encode(), 3, {"time_out_of_range": 1}),
+        ("\n".join(HEADS).encode("utf-16"), 0, {"no_head": 3}),
+        (b"\xff" * 50, 0, {"no_head": 1}),
+    ],
+    ids=["BOM", "CRLF", "torn", "latin-1", "NUL", "10 MB", "no head", "no day", "year 9999",
+         "year 2607", "UTF-16", "bytes"],
+)  # fmt: skip
+def test_lines_of_spring_boot(tmp_path, content, kept, set_aside):
+    (tmp_path / "LOGS_x.txt").write_bytes(content)
+    _, account = lines_of(tmp_path / "LOGS_x.txt")
+    assert (account.kept, account.set_aside) == (kept, set_aside)
+
+
+def test_a_record_longer_than_a_block_is_divided_and_no_line_is_lost(tmp_path, monkeypatch):
+    """All that followed its head was held in memory, and searched again for each block."""
+    monkeypatch.setattr(spring_boot, "_BLOCK", 1000)
+    (tmp_path / "LOGS_x.txt").write_text("\n".join([HEADS[0], *["\tat x.Y(Z.java)"] * 1000, *HEADS[1:]]))
+    rows, account = lines_of(tmp_path / "LOGS_x.txt")
+    joined = rows["body"].str.count_matches("Z.java", literal=True).sum()
+    assert account.kept == 3 and 0 < joined < 200 and account.set_aside == {"no_head": 1000 - joined}
+
+
+@pytest.mark.parametrize("cut", [0, 5, -9])
+def test_spring_boot_lines_that_are_cut_gzip_or_none(tmp_path, cut):
+    (tmp_path / "LOGS_x.txt.gz").write_bytes(gzip.compress("\n".join(HEADS).encode())[:cut])
+    with pytest.raises(InputError, match=r"LOGS_x\.txt\.gz (cannot be read .*|is empty; remove it or )copy it again"):
+        lines_of(tmp_path / "LOGS_x.txt.gz")

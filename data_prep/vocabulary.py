@@ -22,7 +22,14 @@ KEYS = {
 FLOOR_NS = 1e5  # latencies below 0.1 ms are noise of the clock: log(ns + floor)
 LATENCY_FLOOR = 0.25  # least standard deviation of a log latency: 28% up or down
 PRIOR_CALLS = 10
-MAX_NODES = 10_000  # fitting takes memory with their square (0.8 GB a matrix) and time with the cube of the units
+MOST = {  # of training time, and what to do where there are more
+    # Their graph's Laplacian is a dense matrix of 2 GB then.
+    "services or instances": (1 << 14, "set data.node_level=service"),
+    # So is the matrix of 8 GB that counts which of them coincide.
+    "log templates": (1 << 15, "set a smaller data.max_templates_per_service or a larger data.min_template_count"),
+    # A window takes 128 bytes of each: 16 MB.
+    "nodes": (1 << 17, "choose fewer data.metrics"),
+}
 FIXED = 10_000  # log latencies are summed as integers of 1e-4: exact, so the order of rows cannot matter
 
 
@@ -100,7 +107,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         topology: tells which units run on which (hosts are units if they have metrics).
         config: `config.data`.
 
-    Raises InputError for more than MAX_NODES.
+    Raises InputError for more than the MOST of something.
     """
     spoken = pl.concat([stats["spans"][NAME], stats["logs"][NAME], stats["gaps"]["caller"], stats["gaps"]["callee"]])
     metrics = stats["metrics"]
@@ -109,7 +116,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     names = sorted({*spoken.to_list(), *metrics[NAME].to_list(), *stats["events"][NAME].to_list()} - {UNKNOWN})
     service = dict(units.iter_rows())
     names.append(UNKNOWN)
-    _check_size({"services or instances": len(names)})
+    _check_size("services or instances", len(names))
     index = {name: i for i, name in enumerate(names)}
 
     deployed = [[] for _ in names]
@@ -130,10 +137,9 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], t) for t in sorted(kept.get(name, []))]
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
-    _check_size({
-        "services or instances": len(names), "log templates": len(log_nodes), "metrics": metrics.height,
-        "dependencies": gaps.height, "events": stats["events"].height,
-    })  # fmt: skip
+    _check_size("log templates", len(log_nodes))
+    others = metrics.height + gaps.height + stats["events"].height
+    _check_size("nodes", len(names) + len(log_nodes) + others)
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=1e-6, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()
@@ -155,12 +161,11 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     )
 
 
-def _check_size(sizes: dict[str, int]) -> None:
-    if sum(sizes.values()) > MAX_NODES:
+def _check_size(what: str, number: int) -> None:
+    most, remedy = MOST[what]
+    if number > most:
         raise InputError(
-            f"training time has {sum(sizes.values())} nodes, more than {MAX_NODES}: "
-            f"{', '.join(f'{number} {name}' for name, number in sizes.items())}; set data.node_level=service, a "
-            "smaller data.max_templates_per_service or fewer data.metrics, or leave services out of the raw telemetry"
+            f"training time has {number} {what}, more than {most}; {remedy}, or leave services out of the raw telemetry"
         )
 
 

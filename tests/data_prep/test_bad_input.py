@@ -466,13 +466,17 @@ def test_a_single_time_of_another_year_does_not_become_a_hundred_million_windows
         split.make_segments(intervals, prepare.faults_of(None), DATA)
 
 
-def test_a_million_services_are_refused_with_the_number_and_the_remedy():
+def test_a_million_services_are_refused_with_the_number_and_the_remedy(monkeypatch):
     names = pl.Series([f"service-{i}" for i in range(1_000_000)])
     observed = small.observe(logs=[small.log(0, "a", "x")])
     logs = pl.DataFrame({vocabulary.NAME: names}).with_columns(template=pl.lit(-1, pl.Int32))
     stats = vocabulary.merge([vocabulary.count(observed | {"logs": logs})])
     options = SimpleNamespace(metric_units="all", min_template_count=1, max_templates_per_service=8)
-    with pytest.raises(InputError, match="more than 10000: 1000001 services or instances; set data.node_level="):
+    with pytest.raises(InputError, match="has 1000001 services or instances, more than 16384; set data.node_lev"):
+        vocabulary.build(stats, observed["units"], None, options)
+    stats = vocabulary.merge([vocabulary.count(observed | {"logs": logs.head(2)})])
+    monkeypatch.setitem(vocabulary.MOST, "log templates", (2, "some remedy"))
+    with pytest.raises(InputError, match="has 3 log templates, more than 2; some remedy, or leave services out"):
         vocabulary.build(stats, observed["units"], None, options)
 
 

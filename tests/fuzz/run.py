@@ -21,7 +21,7 @@ from data_prep.errors import InputError
 from tests.fuzz import mutate
 from tests.fuzz.target import SCRATCH, Target
 
-FAMILIES = ("apis", "archives", "table_files", "written")  # modules with TARGETS; the last one imports jax
+FAMILIES = ("apis", "archives", "exports", "table_files", "written")  # modules with TARGETS; the last one imports jax
 SECONDS = 1.0  # of processor time: the wall clock of a busy machine is no measure
 HANG = 30  # seconds of wall clock after which an input is given up
 MEGABYTES = 1024

@@ -3,9 +3,9 @@
 import pytest
 
 from data_prep.errors import InputError
-from tests.fuzz import apis, archives, mutate, table_files, written
+from tests.fuzz import apis, archives, exports, mutate, table_files, written
 
-TARGETS = [target for family in (apis, archives, table_files, written) for target in family.TARGETS]
+TARGETS = [target for family in (apis, archives, exports, table_files, written) for target in family.TARGETS]
 
 
 def test_names_differ():

@@ -23,7 +23,8 @@ ROW = "_row"  # the record's number in its file, the header being row 1
 _LONGEST_RECORD = 1000  # lines; a quote left open longer than this is a torn row
 _BLOCK = 8 << 20  # bytes; parsed they are some five times as many
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
-csv.field_size_limit(1 << 30)  # characters: a long value is no torn row
+LARGEST_RECORD = 256 << 20  # bytes; a row without an end would fill the memory, and a gzip file hides how long it is
+csv.field_size_limit(LARGEST_RECORD)  # otherwise a long value is a torn row
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*)(?:,|\Z)')  # of a well-formed record, with its quotes
 
 
@@ -68,6 +69,11 @@ def blocks(
                 frame = pl.DataFrame([record for _, record in rows], schema=schema, orient="row")
                 frame = frame.insert_column(0, pl.Series(ROW, [row for row, _ in rows], dtype=pl.UInt32))
             data = data[end:]
+            if len(data) > LARGEST_RECORD:
+                raise InputError(
+                    f"{path}, row {number}: no row ends within {LARGEST_RECORD / 2**20:.0f} MiB; remove it or copy the "
+                    "file again"
+                )
             if frame.height or torn or last:
                 yield frame, torn
 
@@ -79,7 +85,8 @@ def first_record(path: Path) -> list[str]:
             if file.read(2) in _UTF_16:
                 raise InputError(f"{path} is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
             file.seek(0)
-            return next(csv.reader(io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")), [])
+            text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+            return next(csv.reader(iter(lambda: text.readline(_BLOCK), "")), [])  # no longer line than a block
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
 

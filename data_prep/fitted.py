@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data_prep import plain_arrays
 from data_prep.errors import InputError
 from data_prep.event_graph import Edges
 from data_prep.scaling import COUNTS, Statistics
@@ -70,8 +71,7 @@ def load(prepared_dir: str | Path) -> Fitted:
         raise InputError(f"{directory} is missing: delete {prepared_dir} and prepare the data again")
     try:
         names = json.loads((directory / "names.json").read_text())
-        with np.load(directory / "arrays.npz", allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = plain_arrays.load(directory / "arrays.npz")
         latencies = {name: pl.read_parquet(directory / f"{name}.parquet") for name in _LATENCIES}
         listed = names["vocabulary"]
         listed |= {name: [tuple(pair) for pair in listed[name]] for name in _PAIRS}
@@ -83,7 +83,7 @@ def load(prepared_dir: str | Path) -> Fitted:
         )
         edges = Edges(*(arrays[f"edges/{name}"] for name in _EDGES))
         return Fitted(vocabulary, statistics, edges, *(names[name] for name in _PLAIN))
-    except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
+    except Exception as error:  # damage shows as many kinds of error, depending on the byte
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{directory} is damaged ({reason}); delete {prepared_dir} and prepare the data again"

@@ -20,6 +20,7 @@ from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
+from data_prep.visible import visible
 from ssad_jax.prepared import ARRAYS, System
 
 
@@ -133,7 +134,8 @@ def restore(directory, abstract=None, step: int | None = None, set_aside: bool =
             raise
         except Exception as error:  # damage shows as many kinds of error, depending on the byte
             reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            print(f"warning: checkpoint {directory}/{candidate} is damaged ({reason}); left out", file=sys.stderr)
+            message = visible(f"warning: checkpoint {directory}/{candidate} is damaged ({reason}); left out")
+            print(message, file=sys.stderr)
             if set_aside and jax.process_index() == 0:
                 damaged = Path(directory).parent / "damaged"
                 damaged.mkdir(exist_ok=True)
@@ -150,6 +152,8 @@ def _read(path: Path, abstract) -> Checkpoint:
     for item, empty in document["empty"].items():
         found = _read_item(path / item, ocp.StandardCheckpointHandler, ocp.args.StandardRestore())
         arrays[item] = {name: np.asarray(value) for name, value in found.items()}
+        if any(0 not in shape for shape, _ in empty.values()):
+            raise ValueError(f"arrays of {item} that should be empty are not")
         arrays[item].update({name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()})
         if _checksum(arrays[item]) != document["checksums"][item]:
             raise ValueError(f"the arrays of {item} do not match their checksum")

@@ -70,6 +70,7 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
         config.alerts = alerts
     if log is not None:
         config.evaluation_log = log
+    evaluation_log.checked_path(config)
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     for key in ("tick_seconds", "window_length", "stride"):

@@ -162,7 +162,7 @@ def load(directory) -> Prepared:
         )
     manifest = _read_manifest(directory / "manifest.json")
     for name, facts in manifest["files"].items():
-        path = directory / name
+        path = _inside(directory, name)
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
             raise InputError(f"{path} is missing or truncated; delete {directory} and prepare the data again")
         if name.startswith(CHECKED) and name not in LARGE and _sha256(path) != facts["sha256"]:
@@ -171,10 +171,10 @@ def load(directory) -> Prepared:
     for group, names in ARRAYS.items():
         for name in names:
             try:
-                # Mapped first: a header that promises more than the file has must not become memory.
-                array = np.load(directory / group / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                arrays[name] = array if name == "nodes" else np.array(array)
-            except Exception as error:
+                # Mapped first: then no header can ask for more memory than the file has bytes.
+                mapped = np.lib.format.open_memmap(directory / group / f"{name}.npy", mode="r")
+                arrays[name] = mapped if name == "nodes" else np.array(mapped)
+            except Exception as error:  # damage shows as many kinds of error, depending on the byte
                 raise InputError(
                     f"{directory / group / name}.npy is damaged ({error}); delete {directory} and prepare again"
                 ) from None
@@ -184,8 +184,8 @@ def load(directory) -> Prepared:
         service_names=tuple(manifest["service_names"]),
         channels=manifest["channels"],
     )
+    _check_shapes(arrays, system, directory)
     windows = Windows(**{k: arrays[k] for k in ARRAYS["windows"]})
-    _check_shapes(system, windows, directory)
     sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
     try:
         faults = pl.read_parquet(directory / "faults.parquet")
@@ -198,13 +198,51 @@ def load(directory) -> Prepared:
     return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory, ticks=ticks)
 
 
+def _inside(directory: Path, name: str) -> Path:
+    """The file of a dataset that its manifest lists. Raises InputError where it would lie elsewhere."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise InputError(f"{directory / 'manifest.json'} lists {name!r}, which lies outside; prepare the data again")
+    return path
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], system: System, directory: Path) -> None:
+    """Whether the arrays fit one another, so that numbers of nodes, windows and services lead to some.
+
+    Raises:
+        InputError: names the first that does not.
+    """
+    windows, nodes = arrays["start_tick"].size, arrays["kind"].size
+    edges, positions = (np.atleast_1d(arrays[name]).shape[-1] for name in ("senders", "service_position"))
+    services = len(system.service_names)
+    shapes = {name: (nodes,) for name in ARRAYS["system"]} | {name: (windows,) for name in ARRAYS["windows"]}
+    shapes |= {name: (nodes, SIGNAL_DIM) for name in ("signal_mask", "evidence", "witness", "rising")}
+    shapes |= {name: (windows, edges) for name in ("senders", "receivers", "edge_kind")}
+    shapes |= {
+        "identity": (nodes, IDENTITY_DIM), "service_position": (services, positions),
+        "nodes": (windows, nodes, CONTEXT_DIM + SIGNAL_DIM),
+    }  # fmt: skip
+    below = {
+        "kind": len(NODE_KINDS), "service": services, "caller": services, "senders": nodes, "receivers": nodes,
+        "edge_kind": len(EDGE_KINDS), "n_edge": edges + 1, **dict.fromkeys(ARRAYS["sequences"], windows),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.shape != shapes.get(name, array.shape):
+            reason = f"is {array.dtype} {array.shape}, expected {shapes.get(name, 'numbers')}"
+        elif name in below and array.size and not -1 <= int(array.min()) <= int(array.max()) < below[name]:
+            reason = f"leads to number {array.max()} of {below[name]}"
+        else:
+            continue
+        raise InputError(f"{directory}: array {name} {reason}; prepare the data again")
+
+
 def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
     """The per-tick signals, which stay on disk; None where a dataset was made without."""
     if not (directory / "ticks").is_dir():
         return None
     try:
-        signals = np.load(directory / "ticks" / "signals.npy", mmap_mode="r", allow_pickle=False)
-        start = np.load(directory / "ticks" / "start_unix_nano.npy", allow_pickle=False)
+        signals = np.lib.format.open_memmap(directory / "ticks" / "signals.npy", mode="r")
+        start = np.array(np.lib.format.open_memmap(directory / "ticks" / "start_unix_nano.npy", mode="r"))
         first = np.searchsorted(start, windows.start_unix_nano)
         if len(start) != len(signals) or not np.array_equal(start[first], windows.start_unix_nano):
             raise ValueError("windows begin at other times than ticks")
@@ -213,20 +251,6 @@ def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
             f"{directory / 'ticks'} is damaged ({error}); delete {directory} and prepare the data again"
         ) from None
     return Ticks(signals, first)
-
-
-def _check_shapes(system: System, windows: Windows, directory: Path) -> None:
-    """Raises InputError where arrays do not fit one another."""
-    num_windows, edges = windows.start_tick.size, windows.senders.shape[-1:]
-    shapes = {name: (num_windows,) for name in ARRAYS["windows"]}
-    shapes |= {name: (num_windows, *edges) for name in ("senders", "receivers", "edge_kind")}
-    shapes["nodes"] = (num_windows, system.kind.size, CONTEXT_DIM + SIGNAL_DIM)
-    for name, shape in shapes.items():
-        if (found := getattr(windows, name).shape) != shape:
-            raise InputError(
-                f"{directory / 'windows' / name}.npy is damaged (its shape is {found}, that of the others {shape}); "
-                f"delete {directory} and prepare again"
-            )
 
 
 class _File(msgspec.Struct):

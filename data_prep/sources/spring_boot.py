@@ -126,7 +126,7 @@ def _blocks(path: Path, by_line: bool) -> Iterator[tuple[int, list[str]]]:
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as file:
-            while more := file.readlines(_BLOCK):
+            while more := list(_lines(file, _BLOCK)):
                 lines = held + [line.rstrip("\r\n") for line in more]
                 last = next((at for at in range(len(lines) - 1, -1, -1) if begin.match(lines[at])), None)
                 # The last record may go on behind its head; one that fills a block of its own is divided.
@@ -138,6 +138,13 @@ def _blocks(path: Path, by_line: bool) -> Iterator[tuple[int, list[str]]]:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
     if held:
         yield number, held
+
+
+def _lines(file, size: int) -> Iterator[str]:
+    """The next lines, of some `size` characters together; a longer line counts as several."""
+    while size > 0 and (line := file.readline(_BLOCK)):
+        yield line
+        size -= len(line)
 
 
 def _records(lines: list[str], number: int, by_line: bool) -> tuple[pl.DataFrame, list[int]]:

@@ -2,8 +2,8 @@
 
 Every edge is stored in both directions. The entries of A are sums of edge weights, so an edge that is stored twice
 counts twice; padding edges, and dropped ones, have weight 0. Padding nodes get no self-loop and degree 0.
-Edges of weight 0 lead out of the stack of windows, where sums leave them out: they all have the same ends, and
-accelerators make additions to one place wait for one another.
+Edges of weight 0 lead out of the stack of windows, where sums leave them out: padding edges of a window all have the
+same ends, and accelerators make additions to one place wait for one another.
 Degrees are float32 whatever the features' precision; A's entries are small integers, exact in bfloat16.
 """
 

@@ -8,6 +8,7 @@ of which ends where a record ends.
 
 import csv
 import gzip
+import io
 import itertools
 import re
 import zlib
@@ -21,7 +22,9 @@ from data_prep.errors import InputError
 ROW = "_row"  # the record's number in its file, the header being row 1
 _LONGEST_RECORD = 1000  # lines; a quote left open longer than this is a torn row
 _BLOCK = 8 << 20  # bytes; parsed they are some five times as many
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 LARGEST_RECORD = 256 << 20  # bytes; a row without an end would fill the memory, and a gzip file hides how long it is
+csv.field_size_limit(LARGEST_RECORD)  # otherwise a long value is a torn row
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*)(?:,|\Z)')  # of a well-formed record, with its quotes
 
 
@@ -43,6 +46,8 @@ def blocks(
     schema = dict.fromkeys(names, pl.String)
     if len(schema) < len(names):
         raise InputError(f"{path} names a column twice in its first row; rename one of them")
+    if ROW in schema:
+        raise InputError(f"{path} has a column {ROW!r}, which is the row's number here; rename it")
     first_row = 1 if header else 2
     number = 1  # of the next record
     data, last = b"", False
@@ -75,10 +80,13 @@ def blocks(
 
 def first_record(path: Path) -> list[str]:
     """The fields of the first row: the header, where the file has one. Raises InputError as `read` does."""
-    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-            return next(csv.reader(iter(lambda: file.readline(_BLOCK), "")), [])  # no longer line than a block
+        with _open(path) as file:
+            if file.read(2) in _UTF_16:
+                raise InputError(f"{path} is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
+            file.seek(0)
+            text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+            return next(csv.reader(iter(lambda: text.readline(_BLOCK), "")), [])  # no longer line than a block
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
 

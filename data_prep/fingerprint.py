@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from data_prep import raw_files
-from data_prep.errors import InputError
 from data_prep.sources.labels import USUAL, find
 
 
@@ -27,7 +26,7 @@ def stat(path) -> os.stat_result:
     try:
         return os.stat(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); mend or remove it") from None
+        raw_files.refuse(error, path)
 
 
 def program_fingerprint() -> str:
@@ -46,6 +45,6 @@ def label_fingerprints(config_data) -> dict[str, str]:
         names = [f"{table}.{suffix}" for table in ("faults", "gaps") for suffix in ("parquet", "csv")]
         paths |= {name: str(Path(config_data.raw_dir, name)) for name in names}
     return {
-        key: hashlib.sha256(Path(path).read_bytes()).hexdigest() if path and Path(path).is_file() else ""
+        key: hashlib.sha256(raw_files.content(Path(path))).hexdigest() if path and Path(path).is_file() else ""
         for key, path in paths.items()
     }

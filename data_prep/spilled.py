@@ -15,7 +15,7 @@ from pathlib import Path
 
 import polars as pl
 
-from data_prep import clock_skew, observations, spill
+from data_prep import clock_skew, observations, raw_files, spill
 from data_prep.executors import ordered, replacing
 from data_prep.fingerprint import stat
 from data_prep.observations import TIME
@@ -69,7 +69,7 @@ def _strings(name: str) -> pl.Series:
 def num_partitions(raw_dir: str | Path) -> int:
     """Of traces and of series, for raw files of this size. What is hidden (parts, being written) is left out."""
     size = 0
-    for where, folders, files in os.walk(raw_dir):
+    for where, folders, files in os.walk(raw_dir, onerror=raw_files.refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             if not name.startswith("."):

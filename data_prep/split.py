@@ -5,6 +5,7 @@ stay out of training and calibration, and no cut between segments falls into a f
 """
 
 import dataclasses
+import datetime
 import math
 
 import numpy as np
@@ -15,6 +16,7 @@ from data_prep.errors import InputError
 NS = 1_000_000_000
 FIT, CALIBRATION, TEST, UNUSED = 0, 1, 2, -1
 FOLDS = 5
+MAX_WINDOWS = 1 << 24  # some 100 bytes each while windows are made; 2.6 years at a window every 5 s
 START, END, UNCERTAIN = "start_time_unix_nano", "end_time_unix_nano", "onset_uncertain_from_unix_nano"
 
 
@@ -89,8 +91,17 @@ def make_segments(intervals, faults: pl.DataFrame, config) -> Segments:
     turns (cross-fitting). Segments too short for one window are left out.
 
     Raises:
-        InputError: a protocol that does not exist, or no segment is as long as a window.
+        InputError: a protocol that does not exist, more than MAX_WINDOWS, or no segment is as long as a window.
     """
+    num_windows = sum(end - start for start, end in intervals) // (tick_ns(config) * config.stride)
+    if num_windows > MAX_WINDOWS:
+        ends = (intervals[0][0] // NS, intervals[-1][1] // NS)
+        first, last = (datetime.datetime.fromtimestamp(second, datetime.UTC) for second in ends)
+        raise InputError(
+            f"observed time from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M}, less the gaps, has {num_windows} "
+            f"windows, more than {MAX_WINDOWS}; remove rows of a wrong time, name the observed time in "
+            "data.segments_path or the table gaps, or enlarge data.stride"
+        )
     window_ns = tick_ns(config) * config.window_length
     cuts = [s for s in cut(intervals, int(config.segment_seconds * NS), faults) if s[1] - s[0] >= window_ns]
     if len(cuts) < 2:

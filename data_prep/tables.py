@@ -8,6 +8,7 @@ whatever order it was read.
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -20,11 +21,22 @@ FILE, ROW = "_file", csv_rows.ROW  # where a row came from; columns that sources
 TELEMETRY = ("spans", "logs", "metrics", "events")
 _SLICE = 1 << 18  # rows of a Parquet file that are read at a time
 # Times outside are a wrong unit (seconds, milliseconds) or an unset clock.
-_EARLIEST, _LATEST = 946_684_800_000_000_000, 4_102_444_800_000_000_000  # the years 2000 and 2100
+EARLIEST, LATEST = 946_684_800_000_000_000, 4_102_444_800_000_000_000  # the years 2000 and 2100
 _LARGEST = 1e100  # value of a metric, either sign: squares and sums of what lies beyond are no numbers any more
+_REPLACEMENT = "\ufffd"  # stands where bytes were no UTF-8
 # Expected in healthy telemetry, so never an error: a gauge without a value, an access log without a text, a query that
 # found nothing, a series that only sums up others, a pod that the settings leave out.
 BENIGN = frozenset({"no_value", "empty_payload", "empty_answer", "container_sum", "other_pod"})
+
+
+def int64(nanoseconds: int | None) -> int | None:
+    """A time that a column can hold; one that is far out of range stays out of range."""
+    return nanoseconds and max(-(2**63), min(nanoseconds, 2**63 - 1))
+
+
+def from_seconds(seconds: float) -> int:
+    """Unix seconds in nanoseconds, to the microsecond: more digits would be noise of the float."""
+    return int64(round(max(-1e12, min(seconds, 1e12)) * 1e6) * 1000)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,7 +259,7 @@ def check(
         frame = frame.with_columns(pl.lit(file).alias(FILE))
     if ROW not in frame.columns:
         frame = frame.with_row_index(ROW, offset=1)
-    unparsed = [c for c, dtype in present.items() if frame.schema[c] == pl.String and dtype != pl.String]
+    unparsed = [c for c, dtype in present.items() if frame.schema[c] not in (dtype, pl.Null)]
     values = {column: _parse(column, frame.schema[column], dtype) for column, dtype in present.items()}
     parsed = frame.select(
         FILE,
@@ -268,6 +280,9 @@ def check(
         account.aside(reason, count, where, row, on_bad_rows)
     kept = marked.filter(pl.col("_reason").is_null()).select(list(schema.columns))
     account.kept = kept.height
+    texts = [column for column, dtype in schema.columns.items() if dtype == pl.String]
+    replaced = pl.any_horizontal(pl.col(texts).str.contains(_REPLACEMENT, literal=True).fill_null(False))
+    account.repair("not_utf8", kept.select(replaced.sum()).item())
     return (_without_own_parents(kept, account) if name == "spans" else kept), account
 
 
@@ -320,7 +335,7 @@ def named(directory: Path | str) -> dict[str, Path]:
     """
     directory, found = Path(directory), {}
     for name in SCHEMAS:
-        paths = [path for path in (directory / f"{name}.parquet", directory / f"{name}.csv") if path.exists()]
+        paths = [path for path in (directory / f"{name}.parquet", directory / f"{name}.csv") if os.path.lexists(path)]
         if len(paths) > 1:
             raise InputError(f"{directory} holds both {paths[0].name} and {paths[1].name}; remove one of them")
         if paths:
@@ -341,7 +356,7 @@ def slices(path: Path) -> list[int | None]:
     if path.suffix != ".parquet":
         return [None]
     with _whole_parquet(path):
-        return list(range(0, max(pl.scan_parquet(path).select(pl.len()).collect().item(), 1), _SLICE))
+        return list(range(0, max(_scan(path).select(pl.len()).collect().item(), 1), _SLICE))
 
 
 def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> Iterator[tuple[pl.DataFrame, Account]]:
@@ -351,11 +366,13 @@ def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> It
     """
     if first is None:
         for rows, torn in csv_rows.blocks(path, multiline=True):
+            rows = rows.drop(FILE, strict=False)  # a column of this name is the file's own
             yield count_torn(check(rows, name, str(path), on_bad_rows, text=True), torn, str(path), on_bad_rows)
         return
     with _whole_parquet(path):
-        columns = [column for column in pl.read_parquet_schema(path) if column in SCHEMAS[name].columns]
-        rows = pl.scan_parquet(path).select(columns).slice(first, _SLICE).collect()
+        scan = _scan(path)
+        columns = [column for column in scan.collect_schema() if column in SCHEMAS[name].columns]
+        rows = scan.select(columns).slice(first, _SLICE).collect()
     yield check(rows.with_row_index(ROW, offset=first + 1), name, str(path), on_bad_rows)
 
 
@@ -378,9 +395,16 @@ def read_table(
 def _whole_parquet(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        reason = "".join(str(error).splitlines()[:1])
         raise InputError(f"{path} is not a whole Parquet file ({reason}); write or copy it again") from error
+
+
+def _scan(path: Path) -> pl.LazyFrame:
+    """Of one file, whatever its name: no pattern, no directory of files."""
+    if path.is_dir():
+        raise IsADirectoryError("it is a directory")
+    return pl.scan_parquet(path, glob=False, hive_partitioning=False)
 
 
 def count_torn(
@@ -455,7 +479,7 @@ def _bad_values(schema: Schema, name: str) -> Iterator[tuple[str, pl.Expr]]:
         if column not in schema.nullable:
             yield f"null_{column}", pl.col(column).is_null()
     for column in schema.times:
-        yield "time_out_of_range", ~pl.col(column).is_between(_EARLIEST, _LATEST)
+        yield "time_out_of_range", ~pl.col(column).is_between(EARLIEST, LATEST)
     if "end_time_unix_nano" in schema.required:
         yield "negative_duration", pl.col("end_time_unix_nano") < pl.col("start_time_unix_nano")
     for column, values in schema.allowed.items():

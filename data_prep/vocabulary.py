@@ -10,6 +10,7 @@ import dataclasses
 import numpy as np
 import polars as pl
 
+from data_prep.errors import InputError
 from data_prep.observations import NAME, OP, TIME
 
 UNKNOWN, OTHER = "<unknown>", "<other>"
@@ -23,6 +24,14 @@ LATENCY_FLOOR = 0.25  # least standard deviation of a log latency: 28% up or dow
 METRIC_FLOOR = 1e-6  # least standard deviation of a metric, in its own unit
 METRIC_ROUNDING = 1e-7  # and as a share of its mean: a variance from sums in float64 is known to some (1e-8 mean)^2
 PRIOR_CALLS = 10
+MOST = {  # of training time, and what to do where there are more
+    # Their graph's Laplacian is a dense matrix of 2 GB then.
+    "services or instances": (1 << 14, "set data.node_level=service"),
+    # So is the matrix of 8 GB that counts which of them coincide.
+    "log templates": (1 << 15, "set a smaller data.max_templates_per_service or a larger data.min_template_count"),
+    # A window takes 128 bytes of each: 16 MB.
+    "nodes": (1 << 17, "choose fewer data.metrics"),
+}
 FIXED = 10_000  # log latencies are summed as integers of 1e-4: exact, so the order of rows cannot matter
 
 
@@ -99,6 +108,8 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         units: every unit with its service name.
         topology: tells which units run on which (hosts are units if they have metrics).
         config: `config.data`.
+
+    Raises InputError for more than the MOST of something.
     """
     spoken = pl.concat([stats["spans"][NAME], stats["logs"][NAME], stats["gaps"]["caller"], stats["gaps"]["callee"]])
     metrics = stats["metrics"]
@@ -107,6 +118,7 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
     names = sorted({*spoken.to_list(), *metrics[NAME].to_list(), *stats["events"][NAME].to_list()} - {UNKNOWN})
     service = dict(units.iter_rows())
     names.append(UNKNOWN)
+    _check_size("services or instances", len(names))
     index = {name: i for i, name in enumerate(names)}
 
     deployed = [[] for _ in names]
@@ -127,6 +139,9 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], t) for t in sorted(kept.get(name, []))]
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
+    _check_size("log templates", len(log_nodes))
+    others = metrics.height + gaps.height + stats["events"].height
+    _check_size("nodes", len(names) + len(log_nodes) + others)
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
     metric_moments = _mean_std(metrics, floor=METRIC_FLOOR, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()
@@ -147,6 +162,14 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         deployed=deployed,
         traced=[n in operations for n in names],
     )
+
+
+def _check_size(what: str, number: int) -> None:
+    most, remedy = MOST[what]
+    if number > most:
+        raise InputError(
+            f"training time has {number} {what}, more than {most}; {remedy}, or leave services out of the raw telemetry"
+        )
 
 
 def with_latencies_of(v: Vocabulary, stats) -> Vocabulary:

@@ -96,8 +96,9 @@ def read_rules(path) -> list[dict]:
         raise InputError(f"{path} has more than {MOST_BYTES >> 10} KiB, too much for rules; name a knowledge file")
     try:
         content = yaml.load(text.decode("utf-8"), _PlainLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates that are none are ValueErrors
-        reason = " ".join(str(error).split())
+    except (yaml.YAMLError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        # PyYAML leaves numbers and dates that are none, and deep nesting, to Python's own errors.
+        reason = " ".join(str(error).split())[:300]
         raise InputError(f"{path} is not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list) or not content["rules"]:
         raise InputError(f"{path} has no list called 'rules'; see configs/knowledge/openstack.yaml for the form")

@@ -24,6 +24,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -173,7 +174,7 @@ def load(directory) -> Prepared:
                 # Mapped first: then no header can ask for more memory than the file has bytes.
                 mapped = np.lib.format.open_memmap(directory / group / f"{name}.npy", mode="r")
                 arrays[name] = mapped if name == "nodes" else np.array(mapped)
-            except (OSError, ValueError, SyntaxError) as error:
+            except Exception as error:  # damage shows as many kinds of error, depending on the byte
                 raise InputError(
                     f"{directory / group / name}.npy is damaged ({error}); delete {directory} and prepare again"
                 ) from None
@@ -188,8 +189,8 @@ def load(directory) -> Prepared:
     sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
     try:
         faults = pl.read_parquet(directory / "faults.parquet")
-    except (OSError, pl.exceptions.PolarsError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = "".join(str(error).splitlines()[:1])
         raise InputError(
             f"{directory / 'faults.parquet'} is damaged ({reason}); delete {directory} and prepare again"
         ) from None
@@ -211,13 +212,14 @@ def _check_shapes(arrays: dict[str, np.ndarray], system: System, directory: Path
     Raises:
         InputError: names the first that does not.
     """
-    windows, nodes, edges = len(arrays["start_tick"]), len(arrays["kind"]), arrays["senders"].shape[-1]
+    windows, nodes = arrays["start_tick"].size, arrays["kind"].size
+    edges, positions = (np.atleast_1d(arrays[name]).shape[-1] for name in ("senders", "service_position"))
     services = len(system.service_names)
     shapes = {name: (nodes,) for name in ARRAYS["system"]} | {name: (windows,) for name in ARRAYS["windows"]}
     shapes |= {name: (nodes, SIGNAL_DIM) for name in ("signal_mask", "evidence", "witness", "rising")}
     shapes |= {name: (windows, edges) for name in ("senders", "receivers", "edge_kind")}
     shapes |= {
-        "identity": (nodes, IDENTITY_DIM), "service_position": (services, arrays["service_position"].shape[-1]),
+        "identity": (nodes, IDENTITY_DIM), "service_position": (services, positions),
         "nodes": (windows, nodes, CONTEXT_DIM + SIGNAL_DIM),
     }  # fmt: skip
     below = {
@@ -244,23 +246,34 @@ def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
         first = np.searchsorted(start, windows.start_unix_nano)
         if len(start) != len(signals) or not np.array_equal(start[first], windows.start_unix_nano):
             raise ValueError("windows begin at other times than ticks")
-    except (OSError, ValueError, IndexError, SyntaxError) as error:
+    except Exception as error:
         raise InputError(
             f"{directory / 'ticks'} is damaged ({error}); delete {directory} and prepare the data again"
         ) from None
     return Ticks(signals, first)
 
 
+class _File(msgspec.Struct):
+    bytes: int
+    sha256: str
+
+
+class _Manifest(msgspec.Struct):
+    """What loading needs of a manifest."""
+
+    files: dict[str, _File]
+    node_names: list[str]
+    service_names: list[str]
+    channels: dict[str, list[str]]
+
+
 def _read_manifest(path: Path) -> dict:
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         version = manifest["schema_version"]
         if version == SCHEMA_VERSION:
-            for key, kind in (("files", dict), ("node_names", list), ("service_names", list), ("channels", dict)):
-                if not isinstance(manifest[key], kind):
-                    raise TypeError(f"{key} is no {kind.__name__}")
-            _ = [facts["bytes"] + len(facts["sha256"]) for facts in manifest["files"].values()]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+            msgspec.convert(manifest, _Manifest)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {path.parent} and prepare the data again") from None
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
+import msgspec
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
@@ -24,6 +26,13 @@ FREE_KEYS = (
     "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
     "data.executor", "data.dask_scheduler", "parallel.mapping", "score", "alerts",
 )  # fmt: skip
+
+
+class _Run(msgspec.Struct):
+    """What is compared of a `config.json`."""
+
+    config: dict[str, Any]
+    dataset_hash: str
 
 
 def differing_keys(old: dict, new: dict) -> list[str]:
@@ -46,9 +55,9 @@ def check(workdir, config: ConfigDict, dataset_hash: str) -> None:
     if not path.is_file():
         return
     try:
-        found = json.loads(path.read_text())
-        old, old_hash = found["config"], found["dataset_hash"]
-    except (ValueError, KeyError, TypeError) as error:
+        found = msgspec.convert(json.loads(path.read_text(encoding="utf-8")), _Run)
+        old, old_hash = found.config, found.dataset_hash
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {workdir} or name another --workdir") from None
     new = config_to_dict(config)
     if keys := differing_keys(old, new):

@@ -15,5 +15,5 @@ def settings_of(raw_dir: str) -> dict | None:
         return None
     try:
         return json.loads(path.read_text())["settings"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is no record of injected faults ({error}); inject anew or remove it") from error

@@ -7,6 +7,7 @@ Children that overlap delay their parent by the largest of their delays, not by 
 
 import bisect
 import dataclasses
+import itertools
 
 import polars as pl
 
@@ -42,9 +43,8 @@ class Requests:
         for i, parent in enumerate(self.parent):
             if parent >= 0:
                 self.children[parent].append(i)
-        self.order = [i for i, parent in enumerate(self.parent) if parent < 0]  # parents before their children
-        for i in self.order:
-            self.order += self.children[i]
+        self.order: list[int] = []  # parents before their children
+        self._put_in_order()
         self.lines: list[list[int]] = [[] for _ in keys]  # of logs, by span
         self.span_of_line: dict[int, int] = {}
         self.time_of_line = [] if logs is None else logs["time_unix_nano"].to_list()
@@ -53,6 +53,24 @@ class Requests:
                 if (i := row.get(key)) is not None:
                     self.lines[i].append(line)
                     self.span_of_line[line] = i
+
+    def _put_in_order(self) -> None:
+        """Spans that call one another in a circle have no root: the first span of each circle becomes one."""
+        placed, starts = [False] * len(self.parent), [i for i, parent in enumerate(self.parent) if parent < 0]
+        for i in itertools.chain(starts, range(len(self.parent))):
+            if placed[i]:
+                continue
+            if self.parent[i] >= 0:
+                around = {i: None}
+                while (i := self.parent[i]) not in around:
+                    around[i] = None
+                self.children[self.parent[i]].remove(i)
+                self.parent[i] = -1
+            below = [i]
+            for j in below:
+                placed[j] = True
+                below += self.children[j]
+            self.order += below
 
     def is_client(self, i: int) -> bool:
         return self.kind[i] == "CLIENT"

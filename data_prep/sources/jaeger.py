@@ -3,6 +3,7 @@
 A trace lies in the answer for each of its services: the copies of a span are duplicates by trace and span id.
 """
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ INSTANCE_TAGS = ("k8s.pod.name", "hostname", "service.instance.id", "host.name",
 # The first of these tags of a span names a callee that may record no span of its own.
 PEER_TAGS = ("peer.service", "db.system", "db.type")
 _KINDS = {kind.lower(): kind for kind in tables.SCHEMAS["spans"].allowed["kind"]}
+_SERVER_ERROR = re.compile("[5-9][0-9]{2}")  # of HTTP
 _COLUMNS = {**tables.SCHEMAS["spans"].columns, tables.FILE: pl.String(), tables.ROW: pl.UInt32()}
 _Microseconds = Annotated[int, msgspec.Meta(ge=-(2**52), le=2**52)]  # two of them are still an int64 in nanoseconds
 
@@ -75,7 +77,16 @@ def read(path: Path, share: int, shares: int, on_bad_rows: str) -> tuple[pl.Data
     A file that is not whole or has no trace, a trace and a span that cannot be read count as one row each, set aside;
     the row that is named is the trace's place in the file. Runs in a worker: picklable values only.
     """
-    rows, account = [], tables.Account()
+    found, account = rows(path, share, shares, on_bad_rows)
+    frame = pl.DataFrame(found, schema=_COLUMNS, orient="row")
+    part, checked = tables.check(frame, "spans", str(path), on_bad_rows)
+    account.add(checked)
+    return part, account
+
+
+def rows(path: Path, share: int, shares: int, on_bad_rows: str) -> tuple[list[tuple], tables.Account]:
+    """The spans that `read` checks, as rows of _COLUMNS, and the account of what cannot be read."""
+    found, account = [], tables.Account()
 
     def aside(reason: str, place: int):
         account.read += 1
@@ -96,15 +107,11 @@ def read(path: Path, share: int, shares: int, on_bad_rows: str) -> tuple[pl.Data
         for raw_span in trace.spans:
             try:
                 span = msgspec.json.decode(raw_span, type=_Span)
+                names = _names(span.process) if span.process else processes.get(span.processID, (None, None))
+                found.append((*_row(span, trace.traceID, *names), str(path), place))
             except (ValueError, RecursionError):
                 aside("unreadable_span", place)
-                continue
-            names = _names(span.process) if span.process else processes.get(span.processID, (None, None))
-            rows.append((*_row(span, trace.traceID, *names), str(path), place))
-    frame = pl.DataFrame(rows, schema=_COLUMNS, orient="row")
-    part, checked = tables.check(frame, "spans", str(path), on_bad_rows)
-    account.add(checked)
-    return part, account
+    return found, account
 
 
 def _traces(path: Path) -> tuple[list, str | None]:
@@ -165,5 +172,5 @@ def _status(tags: dict[str, Any]) -> str:
     """ERROR by `error`, `otel.status_code` or an HTTP status of 500 and above; Jaeger knows no other failures."""
     code = str(tags.get("otel.status_code")).upper()
     http = str(tags.get("http.status_code", tags.get("http.response.status_code")))
-    failed = str(tags.get("error")).lower() == "true" or code == "ERROR" or (http.isdecimal() and int(http) >= 500)
+    failed = str(tags.get("error")).lower() == "true" or code == "ERROR" or _SERVER_ERROR.fullmatch(http)
     return "ERROR" if failed else "OK" if code == "OK" else "UNSET"

@@ -12,15 +12,19 @@ from pathlib import Path
 import polars as pl
 from ml_collections import ConfigDict
 
-from data_prep import csv_rows, tables
+from data_prep import csv_rows, raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels
+from data_prep.sources.clock import nanoseconds
 from data_prep.sources.part import Part
 
 _FILES_A_TASK = 32  # small enough to share out evenly, large enough that sending the rows back costs little
 # `16:42:22.382 INFO  t.s.TravelServiceImpl#532 TraceID: .. SpanID: .. message`: the clock is local time (UTC+8).
 _PREFIX = r"^[0-9:.]+ +([A-Z]+) +(\S+#[0-9]+) TraceID: \S* SpanID: \S* "
 _CLIENT, _PRODUCER = r"^HTTP [A-Z]+$", r" send$"
+_SPAN_COLUMNS = (
+    "TraceID", "SpanID", "ParentID", "PodName", "OperationName", "StartTimeUnixNano", "EndTimeUnixNano",
+)  # fmt: skip
 _TABLES = {"trace": "spans", "log": "logs", "metric": "metrics"}
 
 
@@ -57,7 +61,7 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
 def _days(raw_dir: Path) -> Iterator[Path]:
     for root in (raw_dir, raw_dir / "rca_data", raw_dir / "construct_data"):
         if root.is_dir():
-            yield from (day for day in root.iterdir() if any((day / folder).is_dir() for folder in _TABLES))
+            yield from (day for day in raw_files.inside(root) if any((day / folder).is_dir() for folder in _TABLES))
 
 
 def _read_files(folder: str, files: list[str], on_bad_rows: str) -> tuple[pl.DataFrame, tables.Account]:
@@ -77,7 +81,7 @@ def _read_files(folder: str, files: list[str], on_bad_rows: str) -> tuple[pl.Dat
 
 
 def _spans(rows: pl.DataFrame, file: str) -> pl.DataFrame:
-    _require(rows, ("TraceID", "SpanID", "ParentID", "PodName", "OperationName"), file)
+    _require(rows, _SPAN_COLUMNS, file)
     return rows.select(
         tables.ROW,
         start_time_unix_nano="StartTimeUnixNano",
@@ -95,13 +99,12 @@ def _spans(rows: pl.DataFrame, file: str) -> pl.DataFrame:
 def _logs(rows: pl.DataFrame, file: str) -> pl.DataFrame:
     _require(rows, ("Timestamp", "TimeUnixNano", "PodName", "TraceID", "SpanID", "Log"), file)
     go_zero = pl.col("TimeUnixNano").str.starts_with("-")
-    clock = pl.col("Timestamp").str.strip_suffix("Z")
-    timestamp = clock.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="ns", strict=False)
+    timestamp = nanoseconds(pl.col("Timestamp").str.strip_suffix("Z"), "%Y-%m-%dT%H:%M:%S%.f")
     text = pl.col("Log").str.json_path_match("$.log")  # null where the value is not JSON
     return rows.with_columns(_text=text.str.strip_chars_end()).select(
         tables.ROW,
         _go_zero_time=go_zero,
-        time_unix_nano=pl.when(go_zero).then(timestamp.dt.timestamp("ns").cast(pl.String)).otherwise("TimeUnixNano"),
+        time_unix_nano=pl.when(go_zero).then(timestamp.cast(pl.String)).otherwise("TimeUnixNano"),
         service_name=_service("PodName"),
         service_instance_id="PodName",
         severity_text=pl.col("_text").str.extract(_PREFIX, 1),
@@ -120,6 +123,7 @@ def _metrics(rows: pl.DataFrame, file: str) -> pl.DataFrame:
         rows.with_columns(_service=name, _instance=instance, _time=pl.col("TimeStamp") + "000000000")
         .drop("TimeStamp", pod, "Time", strict=False)
         .unpivot(index=[tables.ROW, "_time", "_service", "_instance"], variable_name="metric_name", value_name="value")
+        .with_columns(pl.col("value").cast(pl.String))  # of a file without metrics it has no type
         .rename({"_time": "time_unix_nano", "_service": "service_name", "_instance": "service_instance_id"})
     )
 

@@ -10,12 +10,14 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import polars as pl
 from ml_collections import ConfigDict
 
-from data_prep import csv_rows, tables
+from data_prep import csv_rows, raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import labels, osprofiler, rally
+from data_prep.sources.clock import nanoseconds
 from data_prep.sources.part import Part
 
 LOG_COLUMNS = (
@@ -72,12 +74,17 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
 
 
 def _recordings(raw_dir: Path) -> list[Path]:
-    return [d for d in (raw_dir, *sorted(raw_dir.iterdir())) if any((d / part).is_dir() for part in _PARTS)]
+    directories = (raw_dir, *raw_files.inside(raw_dir))
+    return [d for d in directories if any((d / part).is_dir() for part in _PARTS)]
 
 
 def _read_faults(path: Path) -> Iterator[tuple[pl.DataFrame, tables.Account]]:
     """The faults of a report. One that cannot be read is an InputError: labels are never left out silently."""
-    yield tables.check(rally.faults(rally.read_report(path)), "faults", str(path), "error")
+    try:
+        found = rally.faults(rally.read_report(path))
+    except msgspec.ValidationError as error:
+        raise InputError(f"{path} states a fault that cannot be read ({error}); correct or remove it") from None
+    yield tables.check(found, "faults", str(path), "error")
 
 
 def _files(recording: Path, pattern: str) -> list[Path]:
@@ -155,8 +162,7 @@ def _utc_nano(text: pl.Expr, offset_hours: float) -> pl.Expr:
         .str.replace(" ", "T", literal=True)
     )
     shape = "%Y-%m-%dT%H:%M:%S%.f"
-    own = clean.str.to_datetime(shape + "%#z", time_unit="ns", strict=False).dt.timestamp("ns")
-    local = clean.str.to_datetime(shape, time_unit="ns", strict=False).dt.timestamp("ns")
+    own, local = nanoseconds(clean, shape + "%#z"), nanoseconds(clean, shape)
     return pl.coalesce(own, local - round(offset_hours * 3600) * 1_000_000_000)
 
 
@@ -172,7 +178,7 @@ def _add_topology(found: tables.Tables) -> None:
 
 def _experiment_window(path: Path, offset_hours: float) -> tuple[int, int]:
     """Start and end in unix nanoseconds: `START OF EXPERIMENTS - ..` is on UTC, `START ..: ..` on local time."""
-    text = path.read_text(errors="replace")
+    text = raw_files.content(path).decode("utf-8", "replace")
     moment = r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)"
     bounds = []
     for edge in ("START", "END"):
@@ -180,7 +186,10 @@ def _experiment_window(path: Path, offset_hours: float) -> tuple[int, int]:
         local = re.search(rf"^\s*{edge}(?! OF EXPERIMENTS)[^:\n]*:\s*{moment}", text, re.M)
         if not utc and not local:
             raise InputError(f"{path} has no line '{edge} OF EXPERIMENTS - <date> <time>'; correct or remove it")
-        when = datetime.datetime.fromisoformat((utc or local)[1]).replace(tzinfo=datetime.UTC)
+        try:
+            when = datetime.datetime.fromisoformat((utc or local)[1]).replace(tzinfo=datetime.UTC)
+        except ValueError as error:
+            raise InputError(f"{path}: the {edge.lower()} is no time ({error}); correct it") from None
         seconds = int(when.timestamp()) - (0 if utc else round(offset_hours * 3600))
         bounds.append(seconds * 1_000_000_000)
     return bounds[0], bounds[1]

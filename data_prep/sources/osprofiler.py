@@ -61,7 +61,20 @@ def read_traces(root: str, files: list[str], on_bad_rows: str) -> tuple[pl.DataF
 
     A file that is not a whole report counts as one row, set aside. Runs in a worker: picklable values only.
     """
-    rows, account = [], tables.Account()
+    found, account = rows(root, files, on_bad_rows)
+    frame = pl.DataFrame(found, schema=_COLUMNS, orient="row")
+    untimed = frame.filter(pl.col("start_time_unix_nano").is_null())
+    account.read += untimed.height
+    if untimed.height:
+        account.aside("no_time", untimed.height, *untimed.row(0)[-2:], on_bad_rows)
+    part, checked = tables.check(frame.filter(pl.col("start_time_unix_nano").is_not_null()), "spans", root, on_bad_rows)
+    account.add(checked)
+    return part, account
+
+
+def rows(root: str, files: list[str], on_bad_rows: str) -> tuple[list[tuple], tables.Account]:
+    """The spans that `read_traces` checks, as rows of _COLUMNS, and the account of what cannot be read."""
+    found, account = [], tables.Account()
     for file in files:
         path = Path(root, file)
         try:
@@ -74,15 +87,8 @@ def read_traces(root: str, files: list[str], on_bad_rows: str) -> tuple[pl.DataF
         for node in trace.children:
             _append_spans(node, None, None, spans, account)
         trace_id = path.name.removesuffix(".gz").removesuffix(".json")
-        rows += [(*span[:2], trace_id, *span[2:], str(path), row) for row, span in enumerate(spans, start=1)]
-    frame = pl.DataFrame(rows, schema=_COLUMNS, orient="row")
-    untimed = frame.filter(pl.col("start_time_unix_nano").is_null())
-    account.read += untimed.height
-    if untimed.height:
-        account.aside("no_time", untimed.height, *untimed.row(0)[-2:], on_bad_rows)
-    part, checked = tables.check(frame.filter(pl.col("start_time_unix_nano").is_not_null()), "spans", root, on_bad_rows)
-    account.add(checked)
-    return part, account
+        found += [(*span[:2], trace_id, *span[2:], str(path), row) for row, span in enumerate(spans, start=1)]
+    return found, account
 
 
 def _append_spans(node: _Node, parent: _Node | None, caller: str | None, spans: list, account: tables.Account):
@@ -117,8 +123,8 @@ def _append_spans(node: _Node, parent: _Node | None, caller: str | None, spans: 
     else:
         kind = "CLIENT" if any(callee != program for callee, _, _ in below) else "INTERNAL"
     spans[own] = (
-        start,
-        end,
+        tables.int64(start),
+        tables.int64(end),
         node.trace_id or None,
         parent.trace_id if parent else None,
         program,

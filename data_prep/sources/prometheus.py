@@ -113,6 +113,20 @@ def read(
     a series that cannot be read; the row that is named is the series' place in the file. Runs in a worker: picklable
     values only.
     """
+    found, account = rows(path, share, shares, pods, on_bad_rows)
+    frame = pl.DataFrame(found, schema=_COLUMNS, orient="row").explode("seconds", "value")
+    seconds = pl.col("seconds").clip(0, 2 * tables.LATEST / 1e9)  # out of range, yet an int64 in nanoseconds
+    milliseconds = (seconds * 1000).round().cast(pl.Int64, strict=False)
+    frame = frame.with_columns(time_unix_nano=milliseconds * 1_000_000)
+    part, checked = tables.check(frame, "metrics", str(path), on_bad_rows, text=True)
+    account.add(checked)
+    return part, account
+
+
+def rows(
+    path: Path, share: int, shares: int, pods: tuple[str, ...], on_bad_rows: str
+) -> tuple[list[tuple], tables.Account]:
+    """The series that `read` checks, as rows of _COLUMNS, and the account of what is not read."""
     account = tables.Account()
 
     def aside(reason: str, count: int, place: int):
@@ -129,7 +143,7 @@ def read(
         if own:
             key = own.metric, own.pod
             best[key] = min(own.rank, best.get(key, own.rank))
-    rows = []
+    series = []
     for place in range(share, len(found), shares):
         own, samples = owned[place], _samples(found[place], _Series)
         if own is None or samples is None:
@@ -143,22 +157,18 @@ def read(
         else:
             seconds, values = zip(*samples, strict=True)
             names = own.service, own.instance, own.metric
-            rows.append((str(path), place + 1, seconds, *names, values, own.is_counter, own.attributes))
-    frame = pl.DataFrame(rows, schema=_COLUMNS, orient="row").explode("seconds", "value")
-    milliseconds = (pl.col("seconds") * 1000).round().cast(pl.Int64, strict=False)
-    frame = frame.with_columns(time_unix_nano=milliseconds * 1_000_000)
-    part, checked = tables.check(frame, "metrics", str(path), on_bad_rows, text=True)
-    account.add(checked)
-    return part, account
+            series.append((str(path), place + 1, seconds, *names, values, own.is_counter, own.attributes))
+    return series, account
 
 
 def extent(files: list[Path]) -> tuple[int, int] | None:
-    """First and last time of the samples in some files, nanoseconds; None where there are none."""
+    """First and last time of the samples in some files, nanoseconds; None where there are none that count."""
     seconds = []
     for path in files:
         for raw in _series(path)[0]:
             samples = _samples(raw, _Times) or []
-            seconds += [time for time, _ in (*samples[:1], *samples[-1:])]
+            ends = (time for time, _ in (*samples[:1], *samples[-1:]))
+            seconds += [time for time in ends if tables.EARLIEST <= time * 1e9 <= tables.LATEST]
     return (round(min(seconds) * 1000) * 1_000_000, round(max(seconds) * 1000) * 1_000_000) if seconds else None
 
 

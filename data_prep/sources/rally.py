@@ -8,7 +8,7 @@ import polars as pl
 
 from data_prep.errors import InputError
 from data_prep.sources import json_files
-from data_prep.tables import SCHEMAS
+from data_prep.tables import SCHEMAS, from_seconds
 
 # A fault is over when this many iterations in a row succeed: three concurrent clients pass by chance far sooner.
 RECOVERED_AFTER = 20
@@ -68,6 +68,15 @@ class HookResult(msgspec.Struct):
     output: _Output = msgspec.field(default_factory=_Output)
 
 
+class _Fault(msgspec.Struct):
+    """What a result states; unix seconds."""
+
+    started_at: float
+    finished_at: float
+    service_name: str
+    fault_type: str
+
+
 class _HookConfig(msgspec.Struct):
     action: dict[str, Any] = {}
 
@@ -119,6 +128,8 @@ def faults(report: list[Workload]) -> pl.DataFrame:
     restarted, and the fault lasts from the hook's start to the end of the last failed iteration that it caused (at
     least to the hook's end): iterations that end after the hook started count, up to the first `RECOVERED_AFTER`
     successes in a row or the next hook.
+
+    Raises msgspec.ValidationError for a stated fault with a value of a wrong type.
     """
     rows = []
     for workload in report:
@@ -135,7 +146,7 @@ def faults(report: list[Workload]) -> pl.DataFrame:
             end = max(result.finished_at, _last_failure(workload.data, result.started_at, next_start))
             rows.append((result.started_at, end, _restarted(command), "restart"))
     frame = pl.DataFrame(
-        [(_nano(start), _nano(end), service, kind) for start, end, service, kind in rows],
+        [(from_seconds(start), from_seconds(end), service, kind) for start, end, service, kind in rows],
         schema=SCHEMAS["faults"].required,
         orient="row",
     )
@@ -145,9 +156,9 @@ def faults(report: list[Workload]) -> pl.DataFrame:
 def _stated(result: HookResult) -> list[tuple[float, float, str, str]]:
     charts = [chart.data for chart in result.output.complete if isinstance(chart.data, dict)]
     return [
-        (chart["started_at"], chart["finished_at"], chart["service_name"], chart["fault_type"])
+        msgspec.structs.astuple(msgspec.convert(chart, _Fault))
         for chart in charts
-        if chart.keys() >= {"fault_type", "service_name", "started_at", "finished_at"}
+        if chart.keys() >= set(_Fault.__struct_fields__)
     ]
 
 
@@ -167,7 +178,3 @@ def _last_failure(iterations: list[Iteration], started: float, next_hook: float)
 
 def _restarted(command: str) -> str:
     return next((service for word, service in _RESTARTS.items() if word in command), "unknown")
-
-
-def _nano(seconds: float) -> int:
-    return round(seconds * 1e6) * 1000  # the reports have microseconds; more digits would be noise of the float

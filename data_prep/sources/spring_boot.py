@@ -24,6 +24,7 @@ import polars as pl
 
 from data_prep import tables
 from data_prep.errors import InputError
+from data_prep.sources.clock import nanoseconds
 
 UNKNOWN = "unknown"
 _IDS = ("_trace", "_span")
@@ -128,8 +129,9 @@ def _blocks(path: Path, by_line: bool) -> Iterator[tuple[int, list[str]]]:
             while more := list(_lines(file, _BLOCK)):
                 lines = held + [line.rstrip("\r\n") for line in more]
                 last = next((at for at in range(len(lines) - 1, -1, -1) if begin.match(lines[at])), None)
-                cut = 0 if last is None else last + by_line  # the last record may go on behind its head
-                cut = cut or len(lines)  # unless it is longer than a block
+                # The last record may go on behind its head; one that fills a block of its own is divided.
+                divided = last is None or (last == 0 and held)
+                cut = len(lines) if divided else last + by_line
                 yield number, lines[:cut]
                 number, held = number + cut, lines[cut:]
     except (OSError, EOFError, zlib.error) as error:
@@ -167,9 +169,8 @@ def _heads(records: pl.DataFrame, spans: pl.DataFrame, offset_hours: float) -> p
     """`records` with what their heads say, and the span that each reports; null where they say nothing of it."""
     said = records.with_columns(pl.col("head").str.extract_groups(_HEAD)).unnest("head")
     clock = pl.col("time").str.replace("T", " ", literal=True).str.replace(",", ".", literal=True)
-    local = clock.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="ns", strict=False).dt.timestamp("ns")
     said = said.with_columns(
-        time=local - round(offset_hours * 3600) * 1_000_000_000,
+        time=nanoseconds(clock, "%Y-%m-%d %H:%M:%S%.f") - round(offset_hours * 3600) * 1_000_000_000,
         port=pl.col("thread").str.extract(_PORT),
         reported=pl.col("message").str.extract_groups(_REPORTED),
     ).unnest("reported")

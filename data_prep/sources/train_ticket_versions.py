@@ -20,7 +20,7 @@ from pathlib import Path
 import polars as pl
 from ml_collections import ConfigDict
 
-from data_prep import tables
+from data_prep import raw_files, tables
 from data_prep.errors import InputError
 from data_prep.sources import jaeger, labels, prometheus, spring_boot
 from data_prep.sources.jaeger_prometheus import by_kind, json_under, warn_of_others
@@ -121,9 +121,10 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
 def scenarios(directory: Path | str) -> list[Scenario]:
     """Those under `directory`, itself included, in order of their names."""
     directory = Path(directory)
-    inside = sorted(directory.iterdir())
+    inside = raw_files.inside(directory)
     logs = [path for path in inside if _LOGS.match(path.name) and path.is_file()]
-    folders = [path for path in inside if path.is_dir() and not path.name.startswith(".")]
+    above = directory.resolve()  # a link that leads back there would be followed for ever
+    folders = [p for p in inside if p.is_dir() and not p.name.startswith(".") and not above.is_relative_to(p.resolve())]
     if logs or any(_FOLDER.match(path.name) for path in folders):
         return [Scenario(directory, logs, *by_kind(json_under(directory)))]
     return [scenario for folder in folders for scenario in scenarios(folder)]

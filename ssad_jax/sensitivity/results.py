@@ -60,7 +60,7 @@ def last_form(workdir: Path) -> dict | None:
     """How the trainings of a finished sweep were run, which is only drawn up again."""
     try:
         return json.loads((workdir / "sweep.json").read_text())["form"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -157,7 +157,7 @@ def shifted(nanoseconds):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("first", [tables._EARLIEST, tables._LATEST - (LENGTH + 1) * SECOND])
+@pytest.mark.parametrize("first", [tables.EARLIEST, tables.LATEST - (LENGTH + 1) * SECOND])
 def test_times_at_the_limits_are_kept(first, tmp_path):
     data = prepare_rows(tmp_path, shifted(first - T0))
     assert not any(rows["set_aside"] for rows in data.manifest["rows"].values())
@@ -167,10 +167,10 @@ def test_times_at_the_limits_are_kept(first, tmp_path):
 
 def test_times_beyond_the_limits_are_set_aside_and_counted(tmp_path):
     until = 400 * SECOND  # of which 100 s lie beyond
-    rows = {name: values for name, values in shifted(tables._LATEST - T0 - until).items() if name != "faults"}
+    rows = {name: values for name, values in shifted(tables.LATEST - T0 - until).items() if name != "faults"}
     data = prepare_rows(tmp_path, rows)
     assert data.manifest["rows"]["logs"]["set_aside"]["time_out_of_range"] == 2 * 2 * (LENGTH - 400)
-    assert data.windows.end_unix_nano.max() <= tables._LATEST
+    assert data.windows.end_unix_nano.max() <= tables.LATEST
 
 
 def test_a_service_that_fit_time_does_not_know_is_said_and_counted(tmp_path):

@@ -65,7 +65,7 @@ def test_damaged_newest_falls_back_with_a_warning(tmp_path, context, capsys):
     directory = tmp_path / "checkpoints"
     write(directory, context, (10, 20))
     damage(directory / "20")
-    found = checkpoint.restore(directory, lambda _: TREE, set_aside=True)
+    found = checkpoint.newest(directory, lambda _: TREE)
     assert found.step == 10
     assert "20 is damaged" in capsys.readouterr().err
     assert checkpoint.steps(directory) == [10] and (tmp_path / "damaged" / "20").is_dir()

@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+from data_prep.command import Stopped
 from data_prep.errors import InputError
 from ssad_jax.prepared import ARRAYS, System
 
@@ -97,7 +98,9 @@ class Writer:
         return self
 
     def __exit__(self, kind, value, trace):
-        self.close()
+        # Of several processes another one may be gone, for which a save under way would wait.
+        if jax.process_count() == 1 or value is None or isinstance(value, Stopped):
+            self.close()
 
 
 def steps(directory) -> list[int]:

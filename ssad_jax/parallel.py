@@ -5,12 +5,12 @@ itself (`sum_devices`), in the same way under both mappings, which therefore giv
 device holds whole are "replicated".
 """
 
-import atexit
 import contextlib
 import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 
 import jax
@@ -34,32 +34,31 @@ REPLICATED, SPLIT_ROWS = PartitionSpec(), PartitionSpec(None, None, AXIS)
 
 @contextlib.contextmanager
 def processes() -> Iterator[None]:
-    """Joins the other processes of this run, if there are any; where one of them is lost the run ends.
+    """Joins the other processes of this run, if there are any.
 
-    Raises:
-        Failure: in the place of an error that says that another process does not answer.
+    Where one of several fails, or notices that another one is gone, it tells so and ends at once: everything that
+    Python and jax do at a program's end would wait for the others. What all processes meet alike is raised.
     """
     initialize_processes()
     try:
         yield
-    except (InputError, command.Stopped):  # in all processes alike
+    except (InputError, command.Stopped):
         raise
     except Exception as error:
         if jax.process_count() == 1:
             raise
-        atexit.register(_leave, command.exit_code(error))  # before jax's own handler, which would wait for the others
-        if isinstance(error, Failure) or not (words := _LOST.search(str(error))):
-            raise
-        raise Failure(
-            f"another process of this run has ended or cannot be reached ({words[0]}); start all of them again, "
-            "training goes on from the newest checkpoint"
-        ) from None
-
-
-def _leave(code: int) -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+        if words := _LOST.search(str(error)):
+            error = Failure(
+                f"another process of this run has ended or cannot be reached ({words[0]}); start all of them again, "
+                "training goes on from the newest checkpoint"
+            )
+        if isinstance(error, Failure):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(command.exit_code(error))
 
 
 def initialize_processes(environ=os.environ) -> None:

@@ -124,6 +124,10 @@ def content(folder: Path) -> dict[str, str]:
     return found
 
 
+def differences(expected: dict, found: dict) -> list[str]:
+    return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+
+
 def prepare_case(folder: Path, reference: Path, start: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -169,7 +173,8 @@ def main(_) -> None:
         contents.append(content(undisturbed))
     expected, counts = contents[1], json.loads((workdir / "counts").read_text())
     counts["rename away"] = 1  # only where a dataset is replaced
-    assert contents[0] == expected, "two undisturbed runs differ"
+    if differing := differences(*contents):
+        sys.exit(f"two undisturbed runs differ: {differing}")
     print(f"{len(expected)} files and arrays to agree; spots {counts}", flush=True)
 
     draw, table = random.Random(SEED.value), defaultdict(lambda: [0, 0, 0])
@@ -180,8 +185,7 @@ def main(_) -> None:
         moment = kill_one(phase, turn, draw, folder, reference, counts)
         again = Run(folder, *MAIN)
         code = again.end()
-        found = content(folder) if code == 0 else {}
-        differing = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
+        differing = differences(expected, content(folder) if code == 0 else {})
         hit = "NOT REACHED" not in moment
         table[phase.name] = [a + b for a, b in zip(table[phase.name], (hit, code == 0, not differing), strict=True)]
         print(f"{number + 1}: {phase.name}: {moment}; exit {code}; {differing[:5] or 'equal'}", flush=True)

@@ -22,8 +22,10 @@ _held: set[Path] = set()  # by this process, which may ask again: a command is m
 
 
 @contextlib.contextmanager
-def held(path: Path, directory, remedy: str) -> Iterator[None]:
+def held(path: Path, directory, remedy: str) -> Iterator[bool]:
     """Holds the lock file `path`, which exists while the lock is held (or its holder was killed).
+
+    Yields whether there is a lock: false on a file system that has none.
 
     Args:
         directory: what it guards, for the message.
@@ -35,19 +37,19 @@ def held(path: Path, directory, remedy: str) -> Iterator[None]:
     """
     path = Path(path).absolute()
     if path in _held:
-        yield
+        yield True
         return
-    file = _take(path, directory, remedy)
+    file, locked = _take(path, directory, remedy)
     _held.add(path)
     try:
-        yield
+        yield locked
     finally:
         _held.remove(path)
         path.unlink(missing_ok=True)  # while it is locked: see `_take`
         os.close(file)
 
 
-def _take(path: Path, directory, remedy: str) -> int:
+def _take(path: Path, directory, remedy: str) -> tuple[int, bool]:
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
@@ -57,7 +59,7 @@ def _take(path: Path, directory, remedy: str) -> int:
                 continue
             os.truncate(file, 0)
             os.write(file, json.dumps({"host": socket.gethostname(), "process": os.getpid()}).encode())
-            return file
+            return file, True
         except BlockingIOError:
             holder = _holder(file)
             os.close(file)
@@ -65,7 +67,7 @@ def _take(path: Path, directory, remedy: str) -> int:
         except OSError as error:
             if error.errno in _NO_LOCKS:
                 logging.warning("%s cannot be locked (%s); see that no other run uses it", directory, error.strerror)
-                return file
+                return file, False
             os.close(file)
             raise
 

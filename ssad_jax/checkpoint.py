@@ -25,10 +25,11 @@ from ssad_jax.prepared import ARRAYS, System
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "orbax" not in Path(record.pathname).parts
+    return "orbax" not in Path(record.pathname).parts or record.levelno >= logging.WARNING and not record.exc_info
 
 
-# Orbax tells dozens of lines about each save through the logger that this program's own messages go through.
+# Orbax tells dozens of lines about each save through the logger that this program's own messages go through. An error
+# of its threads it raises as well, from the next `save` or `wait`.
 absl_logging.get_absl_logger().addFilter(_worth_showing)
 
 

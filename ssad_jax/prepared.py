@@ -244,8 +244,8 @@ class Writer:
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
             lock_file = self.directory.with_name(f".{self.directory.name}.lock")
-            stack.enter_context(lock.held(lock_file, self.directory, "name another prepared_dir"))
-            self._remove_abandoned()
+            locked = stack.enter_context(lock.held(lock_file, self.directory, "name another prepared_dir"))
+            self._remove_abandoned(locked)
             self.path.mkdir()
             stack.enter_context(disk.needed(self.directory, "prepares again"))
         except OSError as error:
@@ -257,10 +257,11 @@ class Writer:
         shutil.rmtree(self.path, ignore_errors=True)
         return self._stack.__exit__(kind, value, trace)
 
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished directories of this dataset whose process is gone, and one that has this one's number.
+    def _remove_abandoned(self, locked: bool) -> None:
+        """Remove unfinished directories of this dataset that this machine's processes have left.
 
-        Their names hold machine and process: of another machine's processes nothing is known here.
+        Their names hold machine and process: of another machine's processes nothing is known here. Without a lock
+        those stay whose process runs.
         """
         if self._old.exists() and not self.directory.exists():  # killed between the two renames
             os.rename(self._old, self.directory)
@@ -268,7 +269,7 @@ class Writer:
         for left in self.directory.parent.iterdir():
             number = left.name.removeprefix(self._stem)
             if left.name.startswith(self._stem) and number.isdecimal():
-                if int(number) == os.getpid() or not _runs(int(number)):
+                if locked or int(number) == os.getpid() or not _runs(int(number)):
                     shutil.rmtree(left, ignore_errors=True)
 
     def finish(self, prepared: Prepared, timings: dict) -> None:

@@ -107,9 +107,10 @@ def using(workdir, then: str = "goes on there") -> Iterator[Path]:
     workdir = make(workdir)
     with contextlib.ExitStack() as stack:
         if jax.process_index() == 0:
-            stack.enter_context(lock.held(workdir / ".lock", workdir, "name another --workdir"))
+            locked = stack.enter_context(lock.held(workdir / ".lock", workdir, "name another --workdir"))
             for left in (*workdir.glob(".*.partial-*"), *workdir.glob("*/.*.partial-*")):  # by killed processes
-                left.unlink(missing_ok=True)
+                if locked:
+                    left.unlink(missing_ok=True)
         stack.enter_context(disk.needed(workdir, then))
         yield workdir
 

@@ -1,13 +1,12 @@
 """Runs a program that kills itself (SIGKILL, the whole process group) at an exact spot: its n-th call on some files.
 
-    python -m tests.chaos.die SPOT NUMBER DELAY COUNTS MODULE ARGUMENTS...
+    python -m tests.chaos.die SPOT NUMBER DELAY MODULE ARGUMENTS...
 
 What a spot is, Python's audit events tell: they come before the call that they are about. DELAY (seconds) puts the kill
-that much later. NUMBER 0: it lives, and COUNTS (a file) tells how often each spot was passed.
+that much later.
 """
 
-import atexit
-import json
+import itertools
 import os
 import re
 import runpy
@@ -15,8 +14,6 @@ import signal
 import sys
 import threading
 import time
-from collections import Counter
-from pathlib import Path
 
 # spot -> audit event, what its arguments look like
 SPOTS = {
@@ -33,19 +30,15 @@ SPOTS = {
 
 
 def main() -> None:
-    spot, number, delay, counts, module, *arguments = sys.argv[1:]
-    passed, own = Counter(), os.getpid()
+    spot, number, delay, module, *arguments = sys.argv[1:]
+    (events, pattern), passed, own = SPOTS[spot], itertools.count(1), os.getpid()
 
     def hook(event, values):
-        for name, (events, pattern) in SPOTS.items():
-            if re.fullmatch(events, event) and os.getpid() == own and re.search(pattern, str(values)):
-                passed[name] += 1
-                if name == spot and passed[name] == int(number):
-                    die(float(delay))
+        if re.fullmatch(events, event) and os.getpid() == own and re.search(pattern, str(values)):
+            if next(passed) == int(number):
+                die(float(delay))
 
     sys.addaudithook(hook)
-    if int(number) == 0:
-        atexit.register(lambda: Path(counts).write_text(json.dumps(passed)))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

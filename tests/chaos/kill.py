@@ -1,15 +1,15 @@
 """Kills runs of `ssad_jax.main` at random moments of every phase and starts them again: is the end the same?
 
-    python -m tests.chaos.kill --kills=54 --seed=0 --workdir=/tmp/chaos
+    python -m tests.chaos.kill --kills=56 --seed=0 --workdir=/tmp/chaos [--signal=TERM]
 
-Each case runs `configs/smoke.py`, made smaller, as a program of its own and kills its process group with SIGKILL: so
-long after the line on stderr that begins the phase, or at an exact call (`die`) where the phase is too short to be hit.
-Then the same command runs to its end, and every file must be, byte for byte, that of a run that nobody disturbed.
-Prints a table as Markdown; exit code 1 where something differs.
+A chain is one run of `configs/smoke.py`, made smaller, whose process group is killed (SIGKILL) in one phase after
+another, each time after the same command was started again: so long after the line on stderr that begins the phase, or
+at an exact call (`die`) where the phase is too short to be hit. In the end the command runs undisturbed, and every
+file must be, byte for byte, that of a run that nobody ever disturbed. Prints a table as Markdown; exit code 1 where
+something differs.
 """
 
 import hashlib
-import json
 import os
 import random
 import re
@@ -25,12 +25,13 @@ from pathlib import Path
 from absl import app, flags
 
 ROOT = Path(__file__).parents[2]
-KILLS = flags.DEFINE_integer("kills", 54, "How many runs to kill.", lower_bound=1)
+KILLS = flags.DEFINE_integer("kills", 56, "At least so many; chains are brought to their end.", lower_bound=1)
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM"], "TERM: at timed moments alone; exit code 75 is due.")
 WORKDIR = flags.DEFINE_string("workdir", None, "For the runs; made anew.", required=True)
 ARGUMENTS = (
     f"--config={ROOT}/configs/smoke.py", f"--config.knowledge.path={ROOT}/configs/knowledge/openstack.yaml",
-    "--config.data.prepared_dir=prepared", "--config.simulate.hours=0.4", "--config.train.num_epochs=4",
+    "--config.data.prepared_dir=prepared", "--config.simulate.hours=0.4", "--config.train.num_epochs=8",
     "--config.score.bootstrap=0",
 )  # fmt: skip
 MAIN = ("ssad_jax.main", *ARGUMENTS, "--workdir=run")
@@ -42,26 +43,31 @@ class Phase:
     """`begin`, `end`: words of its first and of the first later line on stderr; `spots`: calls in it (`die.SPOTS`)."""
 
     name: str
-    begin: str
-    end: str
-    spots: tuple[str, ...] = ()
-    start: str = "nothing"  # what is there before: nothing, prepared, trained
+    begin: str = ""
+    end: str = ""
+    spots: tuple[tuple[str, int], ...] = ()  # and of how many of them the one is drawn
     program: tuple[str, ...] = MAIN
+    from_start: bool = False  # nothing is said before it begins
 
 
 PHASES = (
     Phase("simulating", "", "simulate: "),
-    Phase("reading", "simulate: ", "read: ", ("scratch",)),
+    Phase("reading", "simulate: ", "read: "),
+    Phase("reading", spots=(("scratch", 40),)),
     Phase("fitting", "read: ", "fit: "),
     Phase("transforming", "fit: ", "transform: "),
-    Phase("writing", "transform: ", "prepared prepared", ("arrays",)),
-    Phase("final rename", "", "", ("rename",)),
-    Phase("final rename, replacing", "", "", ("rename away", "rename"), "prepared", PREPARE),
-    Phase("starting to train", "", "examples (", ("run files",), "prepared"),
-    Phase("training", "examples (", "epoch 4/4", (), "prepared"),
-    Phase("checkpoint's commit", "", "", ("commit", "commit part", "delete", "commit"), "prepared"),
-    Phase("evaluating", "evaluate: scoring", "report: ", ("evaluation",), "trained"),
+    Phase("writing", "transform: ", "prepared prepared"),
+    Phase("writing", spots=(("arrays", 30),)),
+    Phase("final rename", spots=(("rename", 1),)),
+    Phase("final rename of another dataset", spots=(("rename away", 1), ("rename", 1)), program=PREPARE),
+    Phase("starting to train", "prepared prepared", "examples (", from_start=True),
+    Phase("checkpoint's commit", spots=(("commit", 1), ("commit part", 17))),
+    Phase("training", "examples (", "epoch 8/8"),
+    Phase("checkpoint's commit", spots=(("delete", 14), ("commit", 2))),
+    Phase("evaluating", "evaluate: scoring", "report: "),
+    Phase("evaluating", spots=(("evaluation", 5),)),
 )
+TIMED = [phase for phase in PHASES if phase.end]
 
 
 class Run:
@@ -76,7 +82,7 @@ class Run:
         self.lines, self._begin = [], time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, "-m", *program], cwd=folder, env=environment, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
         )  # fmt: skip
 
     def read(self, until: str | None = None) -> bool:
@@ -91,9 +97,12 @@ class Run:
         """When the first line that holds the words came."""
         return next((seconds for seconds, line in self.lines if words and words in line), 0.0)
 
-    def kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self.read()
+    def interrupt(self, number: int) -> int:
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:  # it has just ended
+            pass
+        return self.end()
 
     def end(self) -> int:
         self.read()
@@ -125,79 +134,80 @@ def content(folder: Path) -> dict[str, str]:
 
 
 def differences(expected: dict, found: dict) -> list[str]:
+    """Names of what differs or is in one of them alone."""
     return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
 
 
-def prepare_case(folder: Path, reference: Path, start: str) -> None:
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    if start != "nothing":
-        shutil.copytree(reference / "prepared", folder / "prepared")
-    if start == "trained":
-        left_out = shutil.ignore_patterns("evaluation", "report.html")
-        shutil.copytree(reference / "run", folder / "run", ignore=left_out)
+def phase_of(lines: list[str]) -> str:
+    """The phase of preparing or training that a run which has said these lines was in."""
+    begun = [phase.name for phase in TIMED if phase.begin and any(phase.begin in line for line in lines)]
+    return begun[-1] if begun else TIMED[0].name
 
 
-def kill_one(phase: Phase, turn: int, draw: random.Random, folder: Path, reference: "Run", counts: dict) -> str:
-    """Starts the phase's program and kills it; returns the moment in words."""
-    timed = phase.end and (not phase.spots or turn % 2 == 0)
-    if timed:
-        run = Run(folder, *phase.program)
-        lasts = reference.at(phase.end) - reference.at(phase.begin)
-        delay = draw.uniform(0, lasts)
-        if phase.begin:
-            run.read(phase.begin)
-        time.sleep(delay)
-        run.kill()
-        last = run.lines[-1][1].strip()[:60] if run.lines else "nothing said yet"
-        return f"{delay:.2f} s of {lasts:.2f} s in; last line: {last}"
-    spot = phase.spots[turn % len(phase.spots)]
-    number = draw.randint(1, max(1, counts.get(spot, 1)))
-    delay = draw.choice((0, draw.uniform(0, 0.01)))
-    run = Run(folder, "tests.chaos.die", spot, str(number), str(delay), "-", *phase.program)
-    code = run.end()
-    words = f"{spot} {number} of {counts.get(spot)}, {1000 * delay:.1f} ms later"
-    return words if code == -signal.SIGKILL else f"{words}: NOT REACHED (exit code {code})"
+def interrupt(phase: Phase, chain: int, draw: random.Random, folder: Path, reference: Run) -> tuple[str, str, int]:
+    """Starts the phase's program and interrupts it.
+
+    Returns the phase that it was in by then (it may have been faster than the undisturbed run), the moment in words,
+    and the exit code.
+    """
+    if phase.spots:
+        spot, most = phase.spots[chain % len(phase.spots)]
+        number, delay = draw.randint(1, most), draw.choice((0, draw.uniform(0, 0.01)))
+        code = Run(folder, "tests.chaos.die", spot, str(number), str(delay), *phase.program).end()
+        return phase.name, f"call {number} of '{spot}', {1000 * delay:.1f} ms later", code
+    run = Run(folder, *phase.program)
+    lasts = reference.at(phase.end) - reference.at(phase.begin)
+    delay = draw.uniform(0, lasts)
+    if phase.begin and not phase.from_start:
+        run.read(phase.begin)
+    time.sleep(delay)
+    code = run.interrupt(getattr(signal, f"SIG{SIGNAL.value}"))
+    lines = [line.strip() for _, line in run.lines if line.strip()]
+    found = phase.name if phase.from_start else phase_of(lines)
+    return found, f"{delay:.2f} s of {lasts:.2f} s in, last line: {lines[-1][-60:] if lines else 'none'}", code
 
 
 def main(_) -> None:
     workdir = Path(WORKDIR.value).absolute()
-    shutil.rmtree(workdir / "cases", ignore_errors=True)
-    undisturbed = workdir / "undisturbed"
-    contents = []
+    shutil.rmtree(workdir / "chains", ignore_errors=True)
+    undisturbed, contents = workdir / "undisturbed", []
     for _ in range(2):  # the second time with compiled programs, as all later ones; both must agree
         shutil.rmtree(undisturbed, ignore_errors=True)
-        reference = Run(undisturbed, "tests.chaos.die", "-", "0", "0", str(workdir / "counts"), *MAIN)
+        reference = Run(undisturbed, *MAIN)
         if reference.end():
             sys.exit("".join(line for _, line in reference.lines[-30:]))
         contents.append(content(undisturbed))
-    expected, counts = contents[1], json.loads((workdir / "counts").read_text())
-    counts["rename away"] = 1  # only where a dataset is replaced
     if differing := differences(*contents):
         sys.exit(f"two undisturbed runs differ: {differing}")
-    print(f"{len(expected)} files and arrays to agree; spots {counts}", flush=True)
+    print(f"{len(contents[0])} files and arrays to agree", flush=True)
 
-    draw, table = random.Random(SEED.value), defaultdict(lambda: [0, 0, 0])
-    for number in range(KILLS.value):
-        turn, place = divmod(number, len(PHASES))
-        phase, folder = PHASES[place], workdir / "cases" / str(number)
-        prepare_case(folder, undisturbed, phase.start)
-        moment = kill_one(phase, turn, draw, folder, reference, counts)
-        again = Run(folder, *MAIN)
-        code = again.end()
-        differing = differences(expected, content(folder) if code == 0 else {})
-        hit = "NOT REACHED" not in moment
-        table[phase.name] = [a + b for a, b in zip(table[phase.name], (hit, code == 0, not differing), strict=True)]
-        print(f"{number + 1}: {phase.name}: {moment}; exit {code}; {differing[:5] or 'equal'}", flush=True)
-        if code == 0 and not differing:
-            shutil.rmtree(folder)
-        else:
-            (folder / "out.log").write_text("".join(line for _, line in again.lines))
-    print("\n| phase | kills | reruns that finished | all files equal |\n|---|---|---|---|")
-    total = [sum(row[i] for row in table.values()) for i in range(3)]
-    for name, row in [*table.items(), ("**all**", total)]:
-        print(f"| {name} | {row[0]} | {row[1]} | {row[2]} |")
-    sys.exit(int(total != [KILLS.value] * 3))
+    phases = [phase for phase in PHASES if SIGNAL.value == "KILL" or not phase.spots]
+    draw, table, equal, chain = random.Random(SEED.value), defaultdict(lambda: [0, 0]), [], 0
+    while (total := sum(kills for kills, _ in table.values())) < KILLS.value:
+        folder, before = workdir / "chains" / str(chain), None
+        for phase in phases:
+            if phase.program == PREPARE and not (folder / "prepared").exists():
+                Run(folder, *PREPARE).end()  # a dataset to replace
+            name, moment, code = interrupt(phase, chain, draw, folder, reference)
+            hit = code == (-signal.SIGKILL if SIGNAL.value == "KILL" else 75)
+            if before and (hit or code == 0):
+                table[before][1] += 1  # what was started again has come to its own end
+            print(f"chain {chain}: {name}: {moment}; exit code {code}{'' if hit else ' NOT INTERRUPTED'}", flush=True)
+            before = name if hit else None
+            table[name][0] += hit
+        code = Run(folder, *MAIN).end()
+        if before:
+            table[before][1] += code == 0
+        differing = differences(contents[0], content(folder) if code == 0 else {})
+        equal.append(not differing)
+        print(f"chain {chain}: to the end: exit code {code}; {differing[:5] or 'equal'}", flush=True)
+        chain += 1
+        print("\n| phase | interrupted | the next start went on |\n|---|---|---|")
+        for name in dict.fromkeys(phase.name for phase in phases):
+            print(f"| {name} | {table[name][0]} | {table[name][1]} |")
+        total = [sum(row[i] for row in table.values()) for i in (0, 1)]
+        print(f"| **all** | {total[0]} | {total[1]} |\n\nchains: {chain}, equal in the end: {sum(equal)}", flush=True)
+    sys.exit(int(not all(equal) or total[0] != total[1]))
 
 
 if __name__ == "__main__":

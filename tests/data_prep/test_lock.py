@@ -72,5 +72,5 @@ def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, caplog):
         raise OSError(lock.errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    with lock.held(tmp_path / "lock", "set", ""):
-        assert "set cannot be locked (No locks available)" in caplog.text
+    with lock.held(tmp_path / "lock", "set", "") as locked:
+        assert not locked and "set cannot be locked (No locks available)" in caplog.text

@@ -40,9 +40,10 @@ def run(config, mode: str, workdir: Path) -> None:
     from ssad_jax import parallel
     from ssad_jax import workdir as workdirs
 
-    data = find_prepared(config, parallel)
-    workdirs.check(workdir, config, data.manifest["dataset_hash"])
+    # Before anything is prepared: whether the workdir can be written is not to be learned afterwards.
     with workdirs.using(workdir) if mode != "evaluate" else contextlib.nullcontext():
+        data = find_prepared(config, parallel)
+        workdirs.check(workdir, config, data.manifest["dataset_hash"])
         if mode != "evaluate":
             from ssad_jax.train import train
 

@@ -24,7 +24,7 @@ def find_prepared(config, parallel) -> prepared.Prepared:
 
             prepare(config)
 
-    parallel.in_main(f"prepared {directory}", prepare_once)
+    parallel.in_main(f"prepare {directory}", prepare_once)
     data = prepared.load(directory)
     if differing := differing_settings(config, data.manifest):
         raise InputError(

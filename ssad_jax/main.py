@@ -40,8 +40,9 @@ def run(config, mode: str, workdir: Path) -> None:
     from ssad_jax import parallel
     from ssad_jax import workdir as workdirs
 
-    # Before anything is prepared: whether the workdir can be written is not to be learned afterwards.
-    with workdirs.using(workdir) if mode != "evaluate" else contextlib.nullcontext():
+    with contextlib.ExitStack() as stack:
+        if mode != "evaluate":  # first of all: whether the workdir can be written is not to be learned in the end
+            parallel.in_main("use the workdir", lambda: stack.enter_context(workdirs.using(workdir)))
         data = find_prepared(config, parallel)
         workdirs.check(workdir, config, data.manifest["dataset_hash"])
         if mode != "evaluate":
@@ -52,7 +53,7 @@ def run(config, mode: str, workdir: Path) -> None:
             from ssad_jax.evaluate import evaluate
 
             own = {"score": config.score, "alerts": config.alerts, "log": config.evaluation_log}
-            parallel.in_main("evaluated", lambda: evaluate(workdir, prepared_dir=config.data.prepared_dir, **own))
+            parallel.in_main("evaluate", lambda: evaluate(workdir, prepared_dir=config.data.prepared_dir, **own))
 
 
 if __name__ == "__main__":

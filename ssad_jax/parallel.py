@@ -26,7 +26,7 @@ from data_prep.errors import Failure, InputError
 AXIS = "data"
 HEARTBEAT_SECONDS = 30  # without a sign of life after which a process of the run is taken for dead
 _LOST = re.compile(  # in errors of collectives and of the coordination service
-    "(Connection (reset|closed|refused)|Broken pipe|Socket closed|UNAVAILABLE|[Hh]eartbeat|NCCL|Gloo|[Bb]arrier)"
+    "(Connection (reset|closed|refused)|Socket closed|UNAVAILABLE|[Hh]eartbeat|NCCL|Gloo|[Bb]arrier)"
     "[^\n]{0,120}"
 )
 REPLICATED, SPLIT_ROWS = PartitionSpec(), PartitionSpec(None, None, AXIS)
@@ -45,7 +45,7 @@ def processes() -> Iterator[None]:
     except (InputError, command.Stopped):
         raise
     except Exception as error:
-        if jax.process_count() == 1:
+        if not jax.distributed.is_initialized():
             raise
         if words := _LOST.search(str(error)):
             error = Failure(

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from data_prep import command, lock, scaling
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from data_prep.prepare import prepare
 from ssad_jax import checkpoint, parallel, prepared
 from ssad_jax import workdir as workdirs
+from ssad_jax.scoring import output
 from tests.data_prep.test_prepare import make_config, telemetry, write
 
 ROOT = Path(__file__).parents[2]
@@ -139,6 +140,23 @@ def test_a_stop_while_preparing_leaves_nothing_half_written(tmp_path, monkeypatc
     assert [p.name for p in tmp_path.iterdir()] == ["raw"]
     prepare(make_config(raw, tmp_path / "out"))
     assert prepared.exists(tmp_path / "out")
+
+
+@pytest.mark.parametrize("interruption, expected, words", [
+    (lambda path: os.kill(os.getpid(), signal.SIGTERM), command.Stopped, "evaluate again"),
+    (lambda path: open("/dev/full", "wb").write(bytes(1 << 20)), Failure, "No space left on device; make room, then"),
+])  # fmt: skip
+def test_a_file_of_an_evaluation_is_the_old_one_until_the_new_one_is_whole(tmp_path, interruption, expected, words):
+    def write(path):
+        path.write_text("half")
+        interruption(path)
+
+    (tmp_path / "metrics.json").write_text("old")
+    with pytest.raises(expected, match=words), command.stopped_by_signals("evaluate again"):
+        with workdirs.using(tmp_path, "evaluates again"):
+            output.write_atomically(tmp_path / "metrics.json", write)
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
+    assert (tmp_path / "metrics.json").read_text() == "old"
 
 
 def test_what_another_run_uses_is_refused(tmp_path):

@@ -41,7 +41,7 @@ def program_fingerprint() -> str:
 def label_fingerprints(config_data) -> dict[str, str]:
     """Hashes of the contents of the label and segment files that the settings lead to, by setting; '' for none."""
     paths = {key: find(config_data, key) for key in USUAL}
-    if config_data.source in ("tables", "jaeger_prometheus"):  # they lie among the raw files
+    if config_data.source in ("tables", "jaeger_prometheus", "otlp"):  # they lie among the raw files
         # A corrected onset may leave the size as it was.
         names = [f"{table}.{suffix}" for table in ("faults", "gaps") for suffix in ("parquet", "csv")]
         paths |= {name: str(Path(config_data.raw_dir, name)) for name in names}

@@ -23,6 +23,7 @@ from absl import logging
 from data_prep import (
     event_graph,
     executors,
+    fitted,
     injection,
     map_shards,
     padding,
@@ -67,7 +68,9 @@ def prepare(config, spilled_rows=None) -> None:
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
             num = spilled.num_partitions(data.raw_dir) if Path(data.raw_dir).is_dir() else 1
-            found = spilled.SpilledTables(shards, scratch, executor, options, num, spilled_rows)
+            found = spilled.SpilledTables(
+                shards, scratch, executor, options, num, spilled_rows, data.correct_clock_skew
+            )
             sources.read(data, executor, found)
             for warning in found.warnings:
                 logging.warning(warning)
@@ -135,8 +138,11 @@ def prepare_tables(
         log_units = np.array([u for u, _ in v.logs])
         pairs = event_graph.cooccurring(coincidences.together, coincidences.num_ticks, log_units)
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
-    with clock("transform"):
         budget = padding.node_budget(len(nodes.names))
+        everything = statistics[map_shards.EVERYTHING]
+        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data))
+        fitted.save(kept, path / fitted.DIRECTORY)
+    with clock("transform"):
         system = event_graph.make_system(nodes, v, budget, data.mask_units, tick_ns)
         length = data.window_length
         transforms = {t: map_shards.Transform(v, s, edges, budget, length, shards) for t, s in statistics.items()}
@@ -166,6 +172,7 @@ def prepare_tables(
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
         "warnings": list(tables.warnings),
+        "clock_skew": tables.clock_skew,
         "segments": [
             {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part, "group": int(group)}
             for a, b, r, part, group in zip(
@@ -183,7 +190,7 @@ def prepare_tables(
         },
         "templates": fitted_templates.texts,
         "operations": dict(zip(v.units, v.operations, strict=True)),
-        "fitted": _fitted(v, statistics[map_shards.EVERYTHING]),
+        "fitted": _fitted(v, everything),
         "versions": {name: version(name) for name in ("numpy", "polars", "drain3-improved")},
     }  # fmt: skip
     return Prepared(

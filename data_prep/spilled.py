@@ -1,9 +1,10 @@
 """Telemetry tables that need not fit into memory: their rows become observations on disk, shard by shard.
 
 `spans`, `logs`, `metrics` and `events` are spilled as they are read: spans by trace and metrics by series, so that a
-trace or a series is whole wherever it is looked at, however long it lasts; logs and events by time. Duplicates are
-found, and rows observed, partition by partition. What is observed then lies in cells of CELL_SECONDS, one Parquet file
-a table and cell, in the order that the whole table would have. The other tables are small and stay in memory.
+trace or a series is whole wherever it is looked at, however long it lasts; logs and events by time. Of spans and logs a
+sample is looked at first, for clocks that differ (`clock_skew`). Duplicates are found, and rows observed, partition by
+partition. What is observed then lies in cells of CELL_SECONDS, one Parquet file a table and cell, in the order that the
+whole table would have. The other tables are small and stay in memory.
 """
 
 import dataclasses
@@ -14,16 +15,18 @@ from pathlib import Path
 
 import polars as pl
 
-from data_prep import observations, spill
+from data_prep import clock_skew, observations, spill
 from data_prep.executors import ordered, replacing
 from data_prep.fingerprint import stat
 from data_prep.observations import TIME
 from data_prep.sources.part import Part
-from data_prep.tables import TELEMETRY, Account, Tables, combine, extent_of, merged
+from data_prep.tables import SCHEMAS, TELEMETRY, Account, Tables, combine, extent_of, merged
 
 CELL_SECONDS = 600
 _CELL_NS = CELL_SECONDS * 1_000_000_000
 _PARTITION_BYTES = 64 << 20  # of raw files, for each partition of traces and of series
+_SAMPLED_ROWS = 200_000  # spans, and log lines, that differences of clocks are estimated on, about
+_SAMPLE_SEED = 1  # another one, or a partition's traces would all be in the sample or all not
 _SEED = 0  # of hashes: shards of one dataset, prepared by several processes, must agree
 _EXPANSION = {".gz": 10, ".parquet": 8}  # of a file against its size as text, about
 
@@ -102,6 +105,7 @@ class SpilledTables(Tables):
         scratch: for rows on their way; of no use afterwards.
         executor: runs what is done to partitions.
         options: how rows become observations.
+        correct_clock_skew: whether times of spans and logs are put on a common clock; what differs is reported anyway.
         spilled: part -> the directories that hold its rows already, and the accounts of its tasks (see
             `shard_jobs`); None: they are read and spilled here, in `num` partitions of traces and of series.
     """
@@ -109,11 +113,14 @@ class SpilledTables(Tables):
     def __init__(
         self, directory: Path, scratch: Path, executor: Executor, options: Options, num: int = 1,
         spilled: Callable[[Part], tuple[list[Path], dict[int, Account]]] | None = None,
+        correct_clock_skew: bool = False,
     ):  # fmt: skip
         super().__init__()
         self._directory, self._scratch, self._executor, self._options = directory, scratch, executor, options
         self._num, self._spilled = num, spilled or self._spill
         self._seen: dict[str, Seen] = {}
+        self._correct, self._sample, self._share = correct_clock_skew, None, 1
+        self.clock_skew: list[dict] = []  # as `clock_skew.Skew.record` has them
 
     def read(self, part: Part, executor: Executor | None = None) -> None:
         if part.table not in TELEMETRY:
@@ -123,7 +130,8 @@ class SpilledTables(Tables):
             account = Account()
             for number in sorted(accounts):
                 account.add(accounts[number])
-            self._observe(part, directories, account)
+            if account.read or not part.optional:
+                self._observe(part, directories, account)
 
     def extent(self, names: Iterable[str] = TELEMETRY) -> tuple[int, int] | None:
         return merged(self._seen[name].extent for name in names if name in self._seen)
@@ -151,15 +159,43 @@ class SpilledTables(Tables):
         directory = self._scratch / "rows"
         return [directory], spill_part(part, directory, self._options.node_level, self._num, self._executor)
 
+    def _offsets(self, part: Part, directories: list[Path], rows: int) -> dict[str, int]:
+        """What is to be taken away from the times of instances, ns; reports what differs.
+
+        Seen on a sample of whole traces that does not depend on partitions, and on the log lines of such traces.
+        """
+        name = part.table
+        if name == "logs" and self._sample is not None:
+            share = self._share * (-(-rows // (self._share * _SAMPLED_ROWS)) or 1)
+        elif name == "spans":
+            share = self._share = -(-rows // _SAMPLED_ROWS) or 1
+        else:
+            return {}
+        task = _Sampled(name, tuple(directories), share)
+        found = list(ordered(self._executor, task, spill.partitions(directories, name)))
+        if not found:
+            return {}
+        frame, _ = combine(found, name)
+        frame = part.whole(frame) if part.whole else frame
+        skews = clock_skew.of_spans(frame) if name == "spans" else clock_skew.of_logs(frame, self._sample)
+        self.clock_skew += [skew.record(self._correct) for skew in skews]
+        self.warnings += clock_skew.warnings(skews, self._correct)
+        offsets = clock_skew.corrections(skews) if self._correct else {}
+        if name == "spans":
+            self._sample = clock_skew.corrected(frame, offsets)
+        return offsets
+
     def _observe(self, part: Part, directories: list[Path], account: Account) -> None:
         name, seen = part.table, Seen.together([])
-        cells = spill.Spill(self._scratch / "observed", dict.fromkeys(_BY_KEY.get(name, ()), pl.col(TIME) // _CELL_NS))
-        task = _Observe(name, tuple(directories), self._directory, self._options, part.whole)
+        offsets = self._offsets(part, directories, account.kept)
+        resorted = _BY_KEY.get(name, (name,) if offsets else ())
+        cells = spill.Spill(self._scratch / "observed", dict.fromkeys(resorted, pl.col(TIME) // _CELL_NS))
+        task = _Observe(name, tuple(directories), self._directory, self._options, part.whole, offsets)
         for found, observed in ordered(self._executor, task, spill.partitions(directories, name)):
             seen = Seen.together([seen, found])
             for table, frame in observed.items():
                 cells.append(table, frame)
-        for table in _BY_KEY.get(name, ()):
+        for table in resorted:
             cells.flush(table)
             task = _Sort(table, cells.directory, self._directory)
             for _ in ordered(self._executor, task, spill.partitions([cells.directory], table)):
@@ -175,6 +211,25 @@ _BY_KEY = {"spans": ("spans", "calls"), "metrics": ("metrics",)}
 
 
 @dataclasses.dataclass(frozen=True)
+class _Sampled:
+    """The rows of every `share`-th trace in one partition; of logs without what they say. Runs in a worker."""
+
+    table: str
+    directories: tuple[Path, ...]
+    share: int
+
+    def __call__(self, partition: int) -> pl.DataFrame:
+        columns = SCHEMAS[self.table].columns
+        frames = [pl.DataFrame(schema=columns)]
+        for frame in spill.read(self.directories, self.table, partition):
+            rows = frame.filter(pl.col("trace_id").hash(_SAMPLE_SEED) % self.share == 0)
+            if self.table == "logs":
+                rows = rows.filter(pl.col("span_id").is_not_null()).with_columns(body=pl.lit(""))
+            frames.append(rows)
+        return pl.concat(frames)
+
+
+@dataclasses.dataclass(frozen=True)
 class _Observe:
     """One partition of a table: duplicates found, rows observed. Runs in a worker."""
 
@@ -183,17 +238,18 @@ class _Observe:
     target: Path
     options: Options
     whole: Callable[[pl.DataFrame], pl.DataFrame] | None
+    offsets: dict[str, int]  # of the clocks of instances
 
     def __call__(self, partition: int) -> tuple[Seen, dict[str, pl.DataFrame]]:
         name, options = self.table, self.options
         frame, duplicates = combine(spill.read(self.directories, name, partition), name)
-        frame = self.whole(frame) if self.whole else frame
+        frame = clock_skew.corrected(self.whole(frame) if self.whole else frame, self.offsets)
         observed = observations.observe_table(name, frame, **dataclasses.asdict(options))
         units = observations.units(name, frame, observed, options.node_level)
         bodies = observed["logs"]["masked"].unique() if name == "logs" else _strings("masked")
         instances = frame["service_instance_id"].unique()
         seen = Seen(frame.height, duplicates, extent_of(frame, name), units, instances, bodies)
-        if name in _BY_KEY:
+        if name in _BY_KEY or self.offsets:
             return seen, observed
         _write(observed[name], self.target / name, partition)
         return seen, {}

@@ -201,7 +201,10 @@ class Tables:
 
     def read(self, part, executor=None) -> None:
         """Makes a table of what a `sources.Part` reads. Raises InputError as `add` does."""
-        self.add(part.table, ((frame, account) for _, frame, account in part.rows(executor)))
+        found = [(frame, account) for _, frame, account in part.rows(executor)]
+        if part.optional and not any(account.read for _, account in found):
+            return
+        self.add(part.table, found)
         if part.whole and part.table in self.frames:
             self.frames[part.table] = part.whole(self.frames[part.table])
 
@@ -264,7 +267,14 @@ def check(
         account.aside(reason, count, where, row, on_bad_rows)
     kept = marked.filter(pl.col("_reason").is_null()).select(list(schema.columns))
     account.kept = kept.height
-    return kept, account
+    return (_without_own_parents(kept, account) if name == "spans" else kept), account
+
+
+def _without_own_parents(spans: pl.DataFrame, account: Account) -> pl.DataFrame:
+    """A span that names itself as its parent has none: otherwise it would be a child of its own."""
+    own = spans["parent_span_id"] == spans["span_id"]
+    account.repair("own_parent", own.sum())
+    return spans.with_columns(pl.when(~own).then("parent_span_id")) if own.any() else spans
 
 
 def combine(frames: list[pl.DataFrame], name: str) -> tuple[pl.DataFrame, int]:
@@ -348,9 +358,15 @@ def read_slice(path: Path, name: str, on_bad_rows: str, first: int | None) -> It
     yield check(rows.with_row_index(ROW, offset=first + 1), name, str(path), on_bad_rows)
 
 
-def read_table(path: Path, name: str, on_bad_rows: str = "quarantine") -> tuple[pl.DataFrame, Account]:
-    """The checked rows of one Parquet or CSV file and their account. Raises InputError if it cannot be read."""
-    parts = [part for first in slices(path) for part in read_slice(path, name, on_bad_rows, first)]
+def read_table(
+    path: Path, name: str, on_bad_rows: str = "quarantine", firsts: list[int | None] | None = None
+) -> tuple[pl.DataFrame, Account]:
+    """The checked rows of one Parquet or CSV file (or of its slices `firsts`) and their account.
+
+    Raises InputError if it cannot be read.
+    """
+    firsts = slices(path) if firsts is None else firsts
+    parts = [part for first in firsts for part in read_slice(path, name, on_bad_rows, first)]
     account = Account()
     for _, part in parts:
         account.add(part)

@@ -24,12 +24,13 @@ def default_config(name: str) -> ConfigDict:
     config.methods = ConfigDict({method: {} for method in METHODS})  # settings of each; see `use_method`
 
     config.data = ConfigDict({
-        "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | train_ticket_versions
+        "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
         "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
         "prepared_dir": f"prepared/{name}",
         "faults_path": "",  # labels, where the raw layout has none
         "segments_path": "",  # observed segments, where the raw layout does not tell
         "utc_offset_hours": 1.0,  # of times written without an offset (openstack, train_ticket_versions)
+        "correct_clock_skew": False,  # True: put spans and logs of clocks that differ on a common one
         "on_bad_rows": "quarantine",  # quarantine | error
         "node_level": "service",  # service | instance: what one service node stands for
         "tick_seconds": 1.0,

@@ -9,6 +9,7 @@ A directory of plain arrays and tables::
     sequences/*.npy          which windows follow one another (training sequences, scoring runs)
     faults.parquet           labels
     ticks/, tables/          per-tick signals, templated logs and spans, for other methods and explanations
+    fitted/                  what was fitted on normal time, for new telemetry (`data_prep.fitted`)
 
 It is written under a temporary name and renamed when complete, so that a killed run leaves nothing that
 looks finished.
@@ -22,6 +23,7 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -82,6 +84,24 @@ class Windows:
     @property
     def num_windows(self) -> int:
         return len(self.start_tick)
+
+
+class Window(NamedTuple):
+    """One window as `Windows` holds it, padded to N nodes and E edges."""
+
+    nodes: np.ndarray  # [N, 32] float32: context 16, then signal 16
+    senders: np.ndarray  # [E] int32
+    receivers: np.ndarray  # [E] int32
+    edge_kind: np.ndarray  # [E] int8
+    n_edge: int  # real edges; they come first
+    start_tick: int
+    start_unix_nano: int = 0
+    end_unix_nano: int = 0
+
+    @classmethod
+    def of(cls, data: "Prepared", row: int) -> "Window":
+        """Window `row` of a prepared dataset."""
+        return cls(*(getattr(data.windows, name)[row] for name in cls._fields))
 
 
 @dataclasses.dataclass(frozen=True)

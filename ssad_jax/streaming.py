@@ -25,7 +25,7 @@ from ssad_jax import prepared, train, trained
 from ssad_jax.backends import choices
 from ssad_jax.batching import WINDOW_ARRAYS, make_batch
 from ssad_jax.methods.interface import Method
-from ssad_jax.prepared import CONTEXT_DIM, SIGNAL_DIM, Prepared, System
+from ssad_jax.prepared import CONTEXT_DIM, SIGNAL_DIM, System, Window
 from ssad_jax.scoring.attribution import service_blame, suspects
 from ssad_jax.scoring.calibration import Calibration, apply_calibration, kind_names
 from ssad_jax.scoring.conformal import p_values
@@ -33,24 +33,6 @@ from ssad_jax.scoring.fitted import Fitted
 from ssad_jax.scoring.states import States
 from ssad_jax.scoring.terms import Columns, Terms, columns
 from ssad_jax.scoring.thresholds import alerts, online
-
-
-class Window(NamedTuple):
-    """One window as the prepared dataset holds it (`prepared.Windows`), padded to its N nodes and E edges."""
-
-    nodes: np.ndarray  # [N, 32] float32: context 16, then signal 16
-    senders: np.ndarray  # [E] int32
-    receivers: np.ndarray  # [E] int32
-    edge_kind: np.ndarray  # [E] int8
-    n_edge: int  # real edges; they come first
-    start_tick: int
-    start_unix_nano: int = 0  # handed on to the score
-    end_unix_nano: int = 0
-
-    @classmethod
-    def of(cls, data: Prepared, row: int) -> "Window":
-        """Window `row` of a prepared dataset."""
-        return cls(*(getattr(data.windows, name)[row] for name in cls._fields))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from data_prep.sources import jaeger_prometheus, labels, nezha, openstack, tables, train_ticket_versions
+from data_prep.sources import jaeger_prometheus, labels, nezha, openstack, otlp, tables, train_ticket_versions
 from data_prep.sources.part import Part
 from data_prep.tables import Tables
 
@@ -14,6 +14,7 @@ SOURCES = {
     "jaeger_prometheus": jaeger_prometheus,
     "nezha": nezha,
     "openstack": openstack,
+    "otlp": otlp,
     "tables": tables,
     "train_ticket_versions": train_ticket_versions,
 }

@@ -20,6 +20,7 @@ class Part:
             them, so that a large file need not be in memory; such a part is read by the process that asks for it.
         tasks: arguments of each call.
         in_workers: the function gives one pair, can be pickled, and is called through the executor.
+        optional: where no row is read there is no such table.
         whole: what can only be told from all rows of a trace (of `spans`): frame -> frame of the same rows.
     """
 
@@ -28,6 +29,7 @@ class Part:
     tasks: list[tuple]
     in_workers: bool = False
     whole: Callable[[pl.DataFrame], pl.DataFrame] | None = None
+    optional: bool = False
 
     def rows(
         self, executor: Executor | None = None, numbers: Iterable[int] | None = None

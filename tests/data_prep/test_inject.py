@@ -410,3 +410,13 @@ def test_a_broken_record_is_an_input_error(tmp_path):
     (tmp_path / injection.RECORD).write_text("[]")
     with pytest.raises(InputError, match="no record"):
         injection.settings_of(str(tmp_path))
+
+
+def test_parents_in_a_circle_end_and_keep_their_times():
+    spans, logs = request("t", 0)
+    spans[0]["parent_span_id"] = "2"  # its own child
+    requests = Requests(small.frame("spans", spans), small.frame("logs", logs))
+    served = row(requests, "/find")
+    assert requests.order == [] and requests.own_part(row(requests, "GET /"))
+    spans, _ = requests.replay(Changes(slow={served: 3.0}))
+    assert times(spans) == {"GET /": (0, 100), "HTTP GET": (20, 60), "/find": (25, 55), "render": (70, 80)}

@@ -154,7 +154,7 @@ def test_unusable_files_and_directories_are_named(tmp_path):
         read(config(write(tmp_path / "faults", "csv", faults=frame("faults"))))
     with pytest.raises(InputError, match="nowhere' is not a directory"):
         read(config(tmp_path / "nowhere"))
-    with pytest.raises(InputError, match="'zipkin' is not known; use one of .*, nezha, openstack, tables, "):
+    with pytest.raises(InputError, match="'zipkin' is not known; use one of .*, nezha, openstack, otlp, tables, "):
         read(config(tmp_path, source="zipkin"))
     both = write(write(tmp_path / "both", "csv", logs=frame("logs")), "parquet", logs=frame("logs"))
     with pytest.raises(InputError, match=r"both logs\.parquet and logs\.csv"):

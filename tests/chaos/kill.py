@@ -211,6 +211,9 @@ def main(_) -> None:
             print(f"chain {chain}: {name}: {moment}; exit code {code}{'' if hit else ' NOT INTERRUPTED'}", flush=True)
             before = name if hit else None
             table[name][0] += hit
+            if hit and phase.program != MAIN:  # the same command again, not the one that the chain goes on with
+                table[name][1] += Run(folder, *phase.program).end() == 0
+                before = None
         code = Run(folder, *MAIN).end()
         if before:
             table[before][1] += code == 0

@@ -20,7 +20,7 @@ from ssad_jax.benchmarking import synthetic
 from ssad_jax.benchmarking.programs import Scoring, Training
 from ssad_jax.benchmarking.timing import by_turns, rates
 from ssad_jax.config import default_config
-from ssad_jax.methods import knowledge_ssl
+from ssad_jax.layers import graph_encoder, propagation
 
 NODES = flags.DEFINE_list("nodes", ["64", "128", "512"], "Sizes.")
 HIDDEN = flags.DEFINE_integer("hidden", 256, "Hidden units.")
@@ -36,6 +36,10 @@ def flat_optimizer(config):
     return optax.flatten(MAKE_OPTIMIZER(config))
 
 
+def with_all_edges(receivers, weight, num_nodes: int):
+    return propagation.flat(receivers, num_nodes)
+
+
 MAKE_OPTIMIZER = train.make_optimizer
 DEFAULT = backends.choices()
 TRAINING = {
@@ -44,7 +48,11 @@ TRAINING = {
     "segment propagation": ({"model.propagation": "segment"}, contextlib.nullcontext),
     "views together" if not DEFAULT.views_together else "views one after another": (
         {}, lambda: backends.instead(views_together=not DEFAULT.views_together)),
-    "reconstruction head on all nodes": ({}, lambda: mock.patch.object(knowledge_ssl, "slots", lambda *_: None)),
+    "reconstruction head on all nodes" if DEFAULT.masked_rows else "reconstruction head on masked rows": (
+        {}, lambda: backends.instead(masked_rows=not DEFAULT.masked_rows)),
+    "vectors of kinds by gathers": (
+        {}, lambda: mock.patch.object(graph_encoder, "by_kind", lambda table, layout: table[layout.kind])),
+    "edges of weight 0 added": ({}, lambda: mock.patch.object(propagation, "received", with_all_edges)),
     "optimiser on one flat array": ({}, lambda: mock.patch.object(train, "make_optimizer", flat_optimizer)),
     "GRU not unrolled": ({}, lambda: backends.instead(gru_unroll=1)),
     "all sequences encoded at once": ({}, lambda: backends.instead(rows_trained=1 << 30)),

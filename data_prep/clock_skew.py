@@ -159,6 +159,15 @@ def corrections(skews: Iterable[Skew]) -> dict[str, int]:
     return {skew.instance: skew.offset.ns for skew in skews if skew.offset.sure}
 
 
+def corrected_offsets(records: Iterable[dict]) -> dict[str, dict[str, int]]:
+    """Table -> `corrections`, of what the manifest says was corrected."""
+    out: dict[str, dict[str, int]] = {}
+    for record in records:
+        if record["corrected"]:
+            out.setdefault(record["table"], {})[record["instance"]] = round(record["offset_ms"] * _MS)
+    return out
+
+
 def corrected(frame: pl.DataFrame, offsets: dict[str, int]) -> pl.DataFrame:
     """`frame` (of spans or logs) with the times of a common clock."""
     if not offsets:

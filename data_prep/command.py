@@ -12,9 +12,11 @@ import traceback
 from pathlib import Path
 
 from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from data_prep.errors import Failure, InputError
+from data_prep.visible import visible
 
 EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
@@ -81,16 +83,23 @@ def run(main) -> None:
     """
 
     def guarded(_):
+        absl_logging.get_absl_handler().addFilter(_shown)
         logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every kind of device that is absent
         try:
             main()
         except (InputError, Failure) as error:
             _fail(error, exit_code(error))
         except Stopped as stopped:
-            print(f"stopped: {stopped}", file=sys.stderr)
+            print(f"stopped: {visible(stopped)}", file=sys.stderr)
             sys.exit(EXIT_STOPPED)
 
     app.run(guarded, flags_parser=_parse_flags)
+
+
+def _shown(record: logging.LogRecord) -> bool:
+    """Names and texts of telemetry reach the terminal as texts, not as commands to it."""
+    record.msg, record.args = visible(record.getMessage()), ()
+    return True
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
@@ -115,7 +124,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 def _fail(message, code: int = EXIT_BAD_INPUT) -> None:
-    print("error: " + " ".join(str(message).split()), file=sys.stderr)
+    print("error: " + visible(" ".join(str(message).split())), file=sys.stderr)
     sys.exit(code)
 
 

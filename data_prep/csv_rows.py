@@ -21,6 +21,7 @@ from data_prep.errors import InputError
 ROW = "_row"  # the record's number in its file, the header being row 1
 _LONGEST_RECORD = 1000  # lines; a quote left open longer than this is a torn row
 _BLOCK = 8 << 20  # bytes; parsed they are some five times as many
+LARGEST_RECORD = 256 << 20  # bytes; a row without an end would fill the memory, and a gzip file hides how long it is
 _FIELD = re.compile(r'("(?:[^"]|"")*"|[^,]*)(?:,|\Z)')  # of a well-formed record, with its quotes
 
 
@@ -63,6 +64,11 @@ def blocks(
                 frame = pl.DataFrame([record for _, record in rows], schema=schema, orient="row")
                 frame = frame.insert_column(0, pl.Series(ROW, [row for row, _ in rows], dtype=pl.UInt32))
             data = data[end:]
+            if len(data) > LARGEST_RECORD:
+                raise InputError(
+                    f"{path}, row {number}: no row ends within {LARGEST_RECORD / 2**20:.0f} MiB; remove it or copy the "
+                    "file again"
+                )
             if frame.height or torn or last:
                 yield frame, torn
 
@@ -72,7 +78,7 @@ def first_record(path: Path) -> list[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-            return next(csv.reader(file), [])
+            return next(csv.reader(iter(lambda: file.readline(_BLOCK), "")), [])  # no longer line than a block
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data_prep import plain_arrays
 from data_prep.errors import InputError
 from data_prep.event_graph import Edges
 from data_prep.scaling import COUNTS, Statistics
@@ -22,6 +23,7 @@ _LATENCIES = ("self_time", "duration", "gap")
 _ARRAYS = ("metric_scale", "metric_readings")
 _PAIRS = ("logs", "metrics", "dependencies", "events")  # lists of tuples, which JSON does not have
 _NAMES = ("units", "service_of_unit", "operations", "traced", "deployed", *_PAIRS)
+_PLAIN = ("bodies", "node_budget", "settings", "clock_offsets")  # fields of `Fitted`, in their order
 _EDGES = [field.name for field in dataclasses.fields(Edges)]
 
 
@@ -29,7 +31,8 @@ _EDGES = [field.name for field in dataclasses.fields(Edges)]
 class Fitted:
     """Fitted on all fit time together, as the test part is prepared with it.
 
-    `bodies`: the distinct masked log bodies of fit time; `settings`: `config.data` as far as it bears on preparing.
+    `bodies`: the distinct masked log bodies of fit time; `settings`: `config.data` as far as it bears on preparing;
+    `clock_offsets`: what is to be taken away from the times of `spans` and `logs` by instance, ns.
     """
 
     vocabulary: Vocabulary
@@ -38,6 +41,7 @@ class Fitted:
     bodies: list[str]
     node_budget: int
     settings: dict
+    clock_offsets: dict[str, dict[str, int]]
 
 
 def save(fitted: Fitted, directory: Path) -> None:
@@ -46,8 +50,7 @@ def save(fitted: Fitted, directory: Path) -> None:
     v, statistics = fitted.vocabulary, fitted.statistics
     for name in _LATENCIES:
         getattr(v, name).write_parquet(directory / f"{name}.parquet")
-    names = {"vocabulary": {name: getattr(v, name) for name in _NAMES}, "settings": fitted.settings,
-             "node_budget": fitted.node_budget, "bodies": fitted.bodies}  # fmt: skip
+    names = {name: getattr(fitted, name) for name in _PLAIN} | {"vocabulary": {n: getattr(v, n) for n in _NAMES}}
     (directory / "names.json").write_text(json.dumps(names, indent=1) + "\n")
     arrays = {f"vocabulary/{name}": getattr(v, name) for name in _ARRAYS}
     arrays |= {f"edges/{name}": getattr(fitted.edges, name) for name in _EDGES}
@@ -68,8 +71,7 @@ def load(prepared_dir: str | Path) -> Fitted:
         raise InputError(f"{directory} is missing: delete {prepared_dir} and prepare the data again")
     try:
         names = json.loads((directory / "names.json").read_text())
-        with np.load(directory / "arrays.npz", allow_pickle=False) as file:
-            arrays = dict(file)
+        arrays = plain_arrays.load(directory / "arrays.npz")
         latencies = {name: pl.read_parquet(directory / f"{name}.parquet") for name in _LATENCIES}
         listed = names["vocabulary"]
         listed |= {name: [tuple(pair) for pair in listed[name]] for name in _PAIRS}
@@ -80,8 +82,8 @@ def load(prepared_dir: str | Path) -> Fitted:
             *([arrays[f"{name}/{i}"] for i in regressions] for name in ("coefficients", "lines_on_all")),
         )
         edges = Edges(*(arrays[f"edges/{name}"] for name in _EDGES))
-        return Fitted(vocabulary, statistics, edges, names["bodies"], names["node_budget"], names["settings"])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, pl.exceptions.PolarsError) as error:
+        return Fitted(vocabulary, statistics, edges, *(names[name] for name in _PLAIN))
+    except Exception as error:  # damage shows as many kinds of error, depending on the byte
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"{directory} is damaged ({reason}); delete {prepared_dir} and prepare the data again"

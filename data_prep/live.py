@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 import polars as pl
 
-from data_prep import event_graph, observations, padding, scaling, signals, split, templates
+from data_prep import clock_skew, event_graph, observations, padding, scaling, signals, split, templates
 from data_prep.fitted import Fitted
 from data_prep.observations import NAME, TIME
 from data_prep.tables import SCHEMAS, TELEMETRY, Account, combine
@@ -92,6 +92,7 @@ class LiveWindows:
             complete_until: the time, in ns, up to which telemetry has come but for what may be late: now.
         """
         for name, frame in tables.items():
+            frame = clock_skew.corrected(frame, self._fitted.clock_offsets.get(name, {}))
             self._take_up(name, frame.select(list(SCHEMAS[name].columns)), complete_until)
         windows = []
         while (ticks := (complete_until - self._lateness - self._done) // self._tick_ns) > 0:

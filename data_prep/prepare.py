@@ -21,6 +21,7 @@ import polars as pl
 from absl import logging
 
 from data_prep import (
+    clock_skew,
     event_graph,
     executors,
     fitted,
@@ -72,8 +73,6 @@ def prepare(config, spilled_rows=None) -> None:
                 shards, scratch, executor, options, num, spilled_rows, data.correct_clock_skew
             )
             sources.read(data, executor, found)
-            for warning in found.warnings:
-                logging.warning(warning)
             shutil.rmtree(scratch, ignore_errors=True)
         prepared = prepare_tables(found, config, writer.path, shards, executor, clock)
         shutil.rmtree(writer.path / "raw", ignore_errors=True)
@@ -140,7 +139,8 @@ def prepare_tables(
         edges = event_graph.make_edges(nodes, v, pairs, _topology(frames.get("topology"), v))
         budget = padding.node_budget(len(nodes.names))
         everything = statistics[map_shards.EVERYTHING]
-        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data))
+        offsets = clock_skew.corrected_offsets(tables.clock_skew)
+        kept = fitted.Fitted(v, everything, edges, sorted(seen), budget, settings.of_preparation(data), offsets)
         fitted.save(kept, path / fitted.DIRECTORY)
     with clock("transform"):
         system = event_graph.make_system(nodes, v, budget, data.mask_units, tick_ns)
@@ -149,6 +149,9 @@ def prepare_tables(
         most = max(ordered(executor, operator.call, [transforms[t] for t in turn.tolist()], jobs))
         edge_slots = padding.edge_budget(2 * most)
         map_shards.gather(shards, jobs, path, edges, edge_slots, budget - 1)
+    warnings = [*tables.warnings, *_unknown(units, v)]
+    for warning in warnings:
+        logging.warning(warning)
     with clock("write"):
         unseen = _write_tables(shards, v, nodes, path / "tables", executor)
         shutil.rmtree(shards)
@@ -171,7 +174,7 @@ def prepare_tables(
         "data_config": settings.of_preparation(data),
         "tick_seconds": data.tick_seconds, "window_length": data.window_length, "stride": data.stride,
         "rows": {name: dataclasses.asdict(account) for name, account in sorted(tables.accounts.items())},
-        "warnings": list(tables.warnings),
+        "warnings": warnings,
         "clock_skew": tables.clock_skew,
         "segments": [
             {"start_unix_nano": int(a), "end_unix_nano": int(b), "recording": int(r), "part": part, "group": int(group)}
@@ -257,6 +260,19 @@ def _intervals(extent, gaps, data):
         raise InputError(f"{data.raw_dir} holds no span, log line or metric: there is nothing to window")
     rows = [] if gaps is None else gaps.select(split.START, split.END).rows()
     return split.observed_intervals(*observed, rows)
+
+
+def _unknown(units: pl.DataFrame, v: vocabulary.Vocabulary) -> list[str]:
+    """What is to be said of units that have no node."""
+    names = units.filter(~pl.col("unit").is_in(v.units))["unit"].sort().to_list()
+    if not names:
+        return []
+    shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return [
+        f"{len(names)} of {units.height} services or instances have no node, for they do not occur in fit time (or by "
+        f"metrics alone, which config.data.metric_units leaves out): {shown}; their spans and log lines count as "
+        f"{vocabulary.UNKNOWN}"
+    ]
 
 
 def _topology(frame, v: vocabulary.Vocabulary):

@@ -16,6 +16,7 @@ SUMS = ("ops", "errors", "alerts", "self_n", "self_sum", "logs", "calls", "call_
 MAXIMA = ("self_max", "gap_max")
 NO_CALL = -50.0  # below any deviation: the maximum of nothing
 LAGS = 2  # windows before a window whose operations may explain its metrics
+FARTHEST = 1e30  # standard deviations of a reading: float32 still holds the sum of a window of them
 METRIC_MAX_AGE_SECONDS = 180.0  # an older reading says nothing about now
 
 
@@ -140,7 +141,8 @@ def _carried_forward(metrics: pl.DataFrame, v: Vocabulary, start, num_ticks, tic
         last = np.searchsorted(time, ends, side="left") - 1
         fresh = (last >= 0) & (ends - time[np.maximum(last, 0)] <= METRIC_MAX_AGE_SECONDS * NS)
         mean, std = v.metric_scale[m]
-        out[fresh, m] = ((value[last[fresh]] - mean) / std).astype(np.float32)
+        # Beyond float32 a reading would be infinite, which here means that there is none.
+        out[fresh, m] = np.clip((value[last[fresh]] - mean) / std, -FARTHEST, FARTHEST)
     return out
 
 

@@ -21,6 +21,7 @@ TELEMETRY = ("spans", "logs", "metrics", "events")
 _SLICE = 1 << 18  # rows of a Parquet file that are read at a time
 # Times outside are a wrong unit (seconds, milliseconds) or an unset clock.
 _EARLIEST, _LATEST = 946_684_800_000_000_000, 4_102_444_800_000_000_000  # the years 2000 and 2100
+_LARGEST = 1e100  # value of a metric, either sign: squares and sums of what lies beyond are no numbers any more
 # Expected in healthy telemetry, so never an error: a gauge without a value, an access log without a text, a query that
 # found nothing, a series that only sums up others, a pod that the settings leave out.
 BENIGN = frozenset({"no_value", "empty_payload", "empty_answer", "container_sum", "other_pod"})
@@ -449,6 +450,7 @@ def _bad_values(schema: Schema, name: str) -> Iterator[tuple[str, pl.Expr]]:
     """(reason, rows that are bad for it), the most basic reason first: a row is counted under its first reason."""
     if name == "metrics":
         yield "no_value", ~pl.col("value").is_finite().fill_null(False)
+        yield "value_out_of_range", pl.col("value").abs() > _LARGEST
     for column in schema.required:
         if column not in schema.nullable:
             yield f"null_{column}", pl.col(column).is_null()

@@ -20,6 +20,8 @@ KEYS = {
 }  # fmt: skip
 FLOOR_NS = 1e5  # latencies below 0.1 ms are noise of the clock: log(ns + floor)
 LATENCY_FLOOR = 0.25  # least standard deviation of a log latency: 28% up or down
+METRIC_FLOOR = 1e-6  # least standard deviation of a metric, in its own unit
+METRIC_ROUNDING = 1e-7  # and as a share of its mean: a variance from sums in float64 is known to some (1e-8 mean)^2
 PRIOR_CALLS = 10
 FIXED = 10_000  # log latencies are summed as integers of 1e-4: exact, so the order of rows cannot matter
 
@@ -126,8 +128,9 @@ def build(stats, units: pl.DataFrame, topology: pl.DataFrame | None, config) -> 
         log_nodes += [(index[name], -1)] if name in speakers else []
     gaps = stats["gaps"]
     gap_moments = gaps.with_columns(n=pl.col("num_gaps"))
-    metric_moments = _mean_std(metrics, floor=1e-6, unit=1)
+    metric_moments = _mean_std(metrics, floor=METRIC_FLOOR, unit=1)
     mean, std = metric_moments["mean"].to_numpy(), metric_moments["std"].to_numpy()
+    std = np.maximum(std, METRIC_ROUNDING * np.abs(mean))
     return Vocabulary(
         units=names,
         service_of_unit=[service.get(n, n) for n in names],

@@ -18,14 +18,16 @@ class Choices(NamedTuple):
     rows_trained: int  # encoded at once in training: what is passed from one operation to the next stays in caches
     rows_scored: int  # the same in scoring, passes counted
     gru_unroll: int  # steps
+    masked_rows: bool  # reconstruction head on the rows of masked nodes alone, else on all nodes
 
 
 CPU = Choices(
-    dense_below=10.0, views_together=False, networks_together=False, rows_trained=4096, rows_scored=1024, gru_unroll=8
-)
+    dense_below=10.0, views_together=False, networks_together=False, rows_trained=4096, rows_scored=1024, gru_unroll=8,
+    masked_rows=True,
+)  # fmt: skip
 ACCELERATOR = Choices(
     dense_below=250.0, views_together=True, networks_together=True, rows_trained=1 << 30, rows_scored=1 << 20,
-    gru_unroll=8,
+    gru_unroll=8, masked_rows=False,
 )  # fmt: skip
 _instead: list[Choices] = []
 

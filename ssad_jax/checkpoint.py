@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from data_prep.command import Stopped
 from data_prep.errors import InputError
+from data_prep.visible import visible
 from ssad_jax.prepared import ARRAYS, System
 
 
@@ -165,7 +166,7 @@ def _read_if_whole(directory: Path, step: int, abstract) -> Checkpoint | None:
         raise
     except Exception as error:  # damage shows as many kinds of error, depending on the byte
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        print(f"warning: checkpoint {directory}/{step} is damaged ({reason}); left out", file=sys.stderr)
+        print(visible(f"warning: checkpoint {directory}/{step} is damaged ({reason}); left out"), file=sys.stderr)
         return None
 
 
@@ -177,6 +178,8 @@ def _read(path: Path, abstract) -> Checkpoint:
     for item, empty in document["empty"].items():
         found = _read_item(path / item, ocp.StandardCheckpointHandler, ocp.args.StandardRestore())
         arrays[item] = {name: np.asarray(value) for name, value in found.items()}
+        if any(0 not in shape for shape, _ in empty.values()):
+            raise ValueError(f"arrays of {item} that should be empty are not")
         arrays[item].update({name: np.zeros(shape, dtype) for name, (shape, dtype) in empty.items()})
         if _checksum(arrays[item]) != document["checksums"][item]:
             raise ValueError(f"the arrays of {item} do not match their checksum")

@@ -75,6 +75,7 @@ def _evaluate(restored, workdir: Path, prepared_dir, score, alerts, log) -> dict
         config.alerts = alerts
     if log is not None:
         config.evaluation_log = log
+    evaluation_log.checked_path(config)
     train.enable_compilation_cache(config)
     data = prepared.load(prepared_dir or config.data.prepared_dir)
     for key in ("tick_seconds", "window_length", "stride"):

@@ -42,7 +42,7 @@ def append(config, manifest: dict, command: str, protocol: str, detector: str, f
     Raises:
         InputError: the file cannot be written.
     """
-    path = config.get("evaluation_log", "")
+    path = checked_path(config)
     made_up = manifest.get("simulated") or manifest.get("injected")
     if not path or made_up or not figures["num_windows"]:
         return
@@ -67,6 +67,20 @@ def append(config, manifest: dict, command: str, protocol: str, detector: str, f
         raise InputError(
             f"evaluation_log={str(path)!r} cannot be written ({error.strerror}); name another --config.evaluation_log"
         ) from None
+
+
+def checked_path(config) -> str:
+    """`config.evaluation_log`, where lines may be appended.
+
+    A checkpoint brings its config along, so that its author chooses the file: no other kind of file may be changed.
+
+    Raises:
+        InputError: its name does not end with .jsonl.
+    """
+    path = config.get("evaluation_log", "")
+    if path and not str(path).endswith(".jsonl"):
+        raise InputError(f"evaluation_log={str(path)!r} must end with .jsonl; set --config.evaluation_log")
+    return path
 
 
 def _same(line: dict, old: str) -> bool:

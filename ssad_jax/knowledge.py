@@ -30,6 +30,7 @@ MODALITIES = ("logs", "metrics", "traces")
 RULE_KINDS = ("resource", "dependency", "software", "network", "configuration", "workload", "normal")
 TEXT_DIM, POSITION_DIM = 96, 8
 KEY_DIM = TEXT_DIM + POSITION_DIM + len(MODALITIES)
+MOST_BYTES = 256 << 10  # of a file that people write and read; YAML takes seconds and much memory for some megabytes
 FIELDS = {"name": str, "kind": str, "components": list, "signals": dict, "description": str}
 
 log = logging.getLogger(__name__)
@@ -87,10 +88,15 @@ def read_rules(path) -> list[dict]:
     """The rules of a knowledge file, checked (see the module's docstring for their form)."""
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            text = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); set config.knowledge.path") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    if len(text) > MOST_BYTES:
+        raise InputError(f"{path} has more than {MOST_BYTES >> 10} KiB, too much for rules; name a knowledge file")
+    try:
+        content = yaml.load(text.decode("utf-8"), _PlainLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # numbers and dates that are none are ValueErrors
         reason = " ".join(str(error).split())
         raise InputError(f"{path} is not valid YAML ({reason}); correct it") from None
     if not isinstance(content, dict) or not isinstance(content.get("rules"), list) or not content["rules"]:
@@ -102,6 +108,16 @@ def read_rules(path) -> list[dict]:
             raise InputError(f"{path}, rule {number}: the name {rule['name']!r} is used twice; rename one")
         seen.add(rule["name"])
     return content["rules"]
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Nothing but texts, numbers, lists and mappings, each written out: aliases can make a small file huge."""
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not read: write the text out", mark)
+        return super().compose_node(parent, index)
 
 
 def _check_rule(rule, where: str) -> None:

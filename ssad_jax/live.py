@@ -15,6 +15,7 @@ from absl import flags
 
 from data_prep import command
 from data_prep.errors import InputError
+from data_prep.visible import visible
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a run that has been evaluated.", required=True)
 RAW_DIR = flags.DEFINE_string("raw_dir", None, "The new telemetry.", required=True)
@@ -38,7 +39,7 @@ def main() -> None:
     check(scorer, fitted, where)
     found = sources.read(reading(data, RAW_DIR.value))
     for warning in found.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {visible(warning)}", file=sys.stderr)
     intervals = [(int(start), int(end)) for start, end in intervals_of(found.frames, data)]
     live = LiveWindows(fitted, intervals[0][0], LATENESS_SECONDS.value, TRACE_SECONDS.value)
     if live.node_names != scorer.system.node_names:
@@ -61,7 +62,7 @@ def main() -> None:
             print(f"{name}: {account.read:,} rows, {account.kept:,} in windows' time{aside}", file=sys.stderr)
     if live.unknown:
         names = ", ".join(f"{unit} ({count:,} rows)" for unit, count in live.unknown.most_common(10))
-        print(f"not seen in training, counted as unknown: {names}", file=sys.stderr)
+        print(f"not seen in training, counted as unknown: {visible(names)}", file=sys.stderr)
 
 
 def _settings():

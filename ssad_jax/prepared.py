@@ -163,7 +163,7 @@ def load(directory) -> Prepared:
         )
     manifest = _read_manifest(directory / "manifest.json")
     for name, facts in manifest["files"].items():
-        path = directory / name
+        path = _inside(directory, name)
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
             raise InputError(f"{path} is missing or truncated; delete {directory} and prepare the data again")
         if name.startswith(CHECKED) and name not in LARGE and _sha256(path) != facts["sha256"]:
@@ -171,10 +171,11 @@ def load(directory) -> Prepared:
     arrays = {}
     for group, names in ARRAYS.items():
         for name in names:
-            mode = "r" if name == "nodes" else None
             try:
-                arrays[name] = np.load(directory / group / f"{name}.npy", mmap_mode=mode, allow_pickle=False)
-            except (OSError, ValueError) as error:
+                # Mapped first: then no header can ask for more memory than the file has bytes.
+                mapped = np.lib.format.open_memmap(directory / group / f"{name}.npy", mode="r")
+                arrays[name] = mapped if name == "nodes" else np.array(mapped)
+            except (OSError, ValueError, SyntaxError) as error:
                 raise InputError(
                     f"{directory / group / name}.npy is damaged ({error}); delete {directory} and prepare again"
                 ) from None
@@ -184,6 +185,7 @@ def load(directory) -> Prepared:
         service_names=tuple(manifest["service_names"]),
         channels=manifest["channels"],
     )
+    _check_shapes(arrays, system, directory)
     windows = Windows(**{k: arrays[k] for k in ARRAYS["windows"]})
     sequences = {k: arrays[k] for k in ARRAYS["sequences"]}
     try:
@@ -197,17 +199,54 @@ def load(directory) -> Prepared:
     return Prepared(system, windows, **sequences, faults=faults, manifest=manifest, directory=directory, ticks=ticks)
 
 
+def _inside(directory: Path, name: str) -> Path:
+    """The file of a dataset that its manifest lists. Raises InputError where it would lie elsewhere."""
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise InputError(f"{directory / 'manifest.json'} lists {name!r}, which lies outside; prepare the data again")
+    return path
+
+
+def _check_shapes(arrays: dict[str, np.ndarray], system: System, directory: Path) -> None:
+    """Whether the arrays fit one another, so that numbers of nodes, windows and services lead to some.
+
+    Raises:
+        InputError: names the first that does not.
+    """
+    windows, nodes, edges = len(arrays["start_tick"]), len(arrays["kind"]), arrays["senders"].shape[-1]
+    services = len(system.service_names)
+    shapes = {name: (nodes,) for name in ARRAYS["system"]} | {name: (windows,) for name in ARRAYS["windows"]}
+    shapes |= {name: (nodes, SIGNAL_DIM) for name in ("signal_mask", "evidence", "witness", "rising")}
+    shapes |= {name: (windows, edges) for name in ("senders", "receivers", "edge_kind")}
+    shapes |= {
+        "identity": (nodes, IDENTITY_DIM), "service_position": (services, arrays["service_position"].shape[-1]),
+        "nodes": (windows, nodes, CONTEXT_DIM + SIGNAL_DIM),
+    }  # fmt: skip
+    below = {
+        "kind": len(NODE_KINDS), "service": services, "caller": services, "senders": nodes, "receivers": nodes,
+        "edge_kind": len(EDGE_KINDS), "n_edge": edges + 1, **dict.fromkeys(ARRAYS["sequences"], windows),
+    }  # fmt: skip
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or array.shape != shapes.get(name, array.shape):
+            reason = f"is {array.dtype} {array.shape}, expected {shapes.get(name, 'numbers')}"
+        elif name in below and array.size and not -1 <= int(array.min()) <= int(array.max()) < below[name]:
+            reason = f"leads to number {array.max()} of {below[name]}"
+        else:
+            continue
+        raise InputError(f"{directory}: array {name} {reason}; prepare the data again")
+
+
 def _load_ticks(directory: Path, windows: Windows) -> Ticks | None:
     """The per-tick signals, which stay on disk; None where a dataset was made without."""
     if not (directory / "ticks").is_dir():
         return None
     try:
-        signals = np.load(directory / "ticks" / "signals.npy", mmap_mode="r", allow_pickle=False)
-        start = np.load(directory / "ticks" / "start_unix_nano.npy", allow_pickle=False)
+        signals = np.lib.format.open_memmap(directory / "ticks" / "signals.npy", mode="r")
+        start = np.array(np.lib.format.open_memmap(directory / "ticks" / "start_unix_nano.npy", mode="r"))
         first = np.searchsorted(start, windows.start_unix_nano)
         if len(start) != len(signals) or not np.array_equal(start[first], windows.start_unix_nano):
             raise ValueError("windows begin at other times than ticks")
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, SyntaxError) as error:
         raise InputError(
             f"{directory / 'ticks'} is damaged ({error}); delete {directory} and prepare the data again"
         ) from None
@@ -219,8 +258,11 @@ def _read_manifest(path: Path) -> dict:
         manifest = json.loads(path.read_text())
         version = manifest["schema_version"]
         if version == SCHEMA_VERSION:
-            _ = [manifest[key] for key in ("files", "node_names", "service_names", "channels")]
-    except (ValueError, KeyError, TypeError) as error:
+            for key, kind in (("files", dict), ("node_names", list), ("service_names", list), ("channels", dict)):
+                if not isinstance(manifest[key], kind):
+                    raise TypeError(f"{key} is no {kind.__name__}")
+            _ = [facts["bytes"] + len(facts["sha256"]) for facts in manifest["files"].values()]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{path} is damaged ({error}); delete {path.parent} and prepare the data again") from None
     if version != SCHEMA_VERSION:
         raise InputError(

@@ -4,6 +4,7 @@ import math
 from pathlib import Path
 
 from data_prep.errors import InputError
+from ssad_jax import evaluation_log
 from ssad_jax.methods import METHODS
 
 CHOICES = {
@@ -56,6 +57,7 @@ def check(config) -> None:
             f"knowledge.path={config.knowledge.path!r} is not a file; start from the directory that it is relative to, "
             "or set --config.knowledge.path"
         )
+    evaluation_log.checked_path(config)
     if config.seed < 0:
         raise InputError(f"seed={config.seed} cannot be used; set --config.seed to 0 or more")
     for key, choices in CHOICES.items():

@@ -110,13 +110,15 @@ def map_networks(epoch, together: bool | None = None):
 
     Args:
         together: the K networks advance together (vmap) instead of one after another within the compiled program. By
-            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower.
+            default together on accelerators, whose units one small network leaves idle; on a CPU that is slower. One
+            network alone is never mapped: XLA gives a vmapped scatter's rows a layout feature by feature on GPUs, where
+            additions to one row then lie far apart.
     """
     if together is None:
         together = choices().networks_together
 
     def of_all(state, dataset, order):
-        if together:
+        if together and len(order) > 1:
             return jax.vmap(epoch, in_axes=(0, None, 0))(state, dataset, order)
         return lax.map(lambda own: epoch(own[0], dataset, own[1]), (state, order))
 
@@ -170,7 +172,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     Raises:
         InputError: the workdir belongs to another run, or config and devices do not fit one another.
         Failure: the disk is full; the state of the newest checkpoint is kept.
-        RuntimeError: the loss is not finite; names the last good checkpoint.
+        RuntimeError: the loss or a parameter is not finite; names the step and the last good checkpoint.
         Stopped: SIGTERM or SIGUSR1 came; the state of the last complete epoch is saved.
     """
     mesh = parallel.make_mesh(devices)
@@ -187,7 +189,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
     knowledge = find_knowledge(config, prepared)
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
     optimizer = make_optimizer(config)
-    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)}
+    rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge else {}
     own_streams = streams(config.seed, num_networks(config))
     state, done = _start(config, lambda: init_state(method.init, optimizer, own_streams), rules, workdir)
     first_step = int(state["step"].max())
@@ -223,6 +225,9 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
             stop = parallel.any_process(signals.received)
             last = epoch + 1 == config.train.num_epochs
             if stop or last or (epoch + 1) % config.train.checkpoint_every == 0:
+                if not finite(parallel.fetch(state["params"])):  # the last update alone: no loss has seen it
+                    writer.wait()
+                    raise RuntimeError(f"a parameter is not finite at step {step}; {_last_good(workdir)}")
                 writer.save(step, epoch + 1, state)
             if stop:
                 writer.wait()
@@ -272,7 +277,9 @@ def finite(params) -> bool:
 
 
 def find_knowledge(config, prepared: Prepared):
-    """The knowledge file turned into prototype keys for this system."""
+    """The knowledge file turned into prototype keys for this system; None for a method that has no use of it."""
+    if config.method not in methods.WITH_KNOWLEDGE:
+        return None
     known, system = config.knowledge, prepared.system
     return load_knowledge(
         known.path, system.service_names, system.service_position, config.model.num_prototypes, known.variant
@@ -287,12 +294,17 @@ def _start(config, fresh, rules: dict, workdir: Path) -> tuple[dict, int]:
     if found is None:
         return jax.device_get(jax.jit(fresh)()), 0
     before = found.context.knowledge
-    if list(before.get("names", ())) != rules.get("names", []) or not np.array_equal(
-        before.get("keys", ()), rules.get("keys", ())
+    if rules and (
+        list(before.get("names", ())) != rules["names"] or not np.array_equal(before.get("keys", ()), rules["keys"])
     ):
         raise InputError(
             f"{config.knowledge.path or 'knowledge.path'} has other rules than the run in {workdir} began with; "
             "restore the file or name another --workdir"
+        )
+    if not finite(found.tree["params"]):
+        raise InputError(
+            f"{directory / str(found.step)} holds parameters that are not finite; delete it, so that the one before is "
+            "used, or name another --workdir"
         )
     return found.tree, found.epoch
 
@@ -370,9 +382,12 @@ def _not_finite(records, steps: np.ndarray, epoch: int, workdir: Path) -> str:
     number = steps[:, None] - counts.sum(1, keepdims=True) + np.cumsum(counts, axis=1)
     first = min(int(number[b].min()) for b in bad.values() if b.any())
     culprits = ", ".join(n for n, b in bad.items() if (b & (number == first)).any())
+    return f"{culprits} is not finite at step {first} (epoch {epoch + 1}); {_last_good(workdir)}"
+
+
+def _last_good(workdir: Path) -> str:
     saved = checkpoint.steps(workdir / "checkpoints")
-    good = f"the last good checkpoint is {workdir / 'checkpoints' / str(saved[-1])}" if saved else "none is saved yet"
-    return f"{culprits} is not finite at step {first} (epoch {epoch + 1}); {good}"
+    return f"the last good checkpoint is {workdir / 'checkpoints' / str(saved[-1])}" if saved else "none is saved yet"
 
 
 class StopSignals:

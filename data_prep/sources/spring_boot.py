@@ -125,16 +125,24 @@ def _blocks(path: Path, by_line: bool) -> Iterator[tuple[int, list[str]]]:
     try:
         opened = gzip.open if path.suffix == ".gz" else open
         with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="\n") as file:
-            while more := file.readlines(_BLOCK):
+            while more := list(_lines(file, _BLOCK)):
                 lines = held + [line.rstrip("\r\n") for line in more]
                 last = next((at for at in range(len(lines) - 1, -1, -1) if begin.match(lines[at])), None)
-                cut = len(lines) if last is None else last + by_line  # the last record may go on behind its head
+                cut = 0 if last is None else last + by_line  # the last record may go on behind its head
+                cut = cut or len(lines)  # unless it is longer than a block
                 yield number, lines[:cut]
                 number, held = number + cut, lines[cut:]
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error
     if held:
         yield number, held
+
+
+def _lines(file, size: int) -> Iterator[str]:
+    """The next lines, of some `size` characters together; a longer line counts as several."""
+    while size > 0 and (line := file.readline(_BLOCK)):
+        yield line
+        size -= len(line)
 
 
 def _records(lines: list[str], number: int, by_line: bool) -> tuple[pl.DataFrame, list[int]]:

@@ -22,6 +22,7 @@ from ssad_jax.train import enable_compilation_cache
 
 WARM_UP = 2  # epochs after the one that compiles
 TUNING_STEPS = 5
+HEAVIEST = 10  # operations that are named
 
 
 def default_families() -> tuple[str, ...]:
@@ -85,6 +86,7 @@ def _everything(config, prepared: Prepared, rounds, pushes, families, compile_pe
     compiled, run = training.compile_step()
     flop, accessed = cost_of_window(config, prepared)
     jax.block_until_ready(run())
+    timed = parts.profile(compiled.as_text(), run)
     peak, peak_of = cost.peak_bytes(compiled)
     rate = found["train"]["median"]
     count = jax.device_count()
@@ -104,7 +106,8 @@ def _everything(config, prepared: Prepared, rounds, pushes, families, compile_pe
         "score_windows_per_second_quartiles": _quartiles(found["score"]),
         "stream_latency_ms_p50": found["stream"]["p50"], "stream_latency_ms_p99": found["stream"]["p99"],
         "compile_seconds_cold": compilation[0], "compile_seconds_cached": compilation[1],
-        "step_share": parts.shares(compiled.as_text(), run),
+        "step_share": parts.shares(timed),
+        "heaviest_operations": [t._asdict() for t in timed[:HEAVIEST]],
         "flop_per_window": flop, "bytes_per_window": accessed,
         "mfu": flop * rate / (count * ceiling["flop_per_second"]),
         "bandwidth_share": accessed * rate / (count * ceiling["bytes_per_second"]),

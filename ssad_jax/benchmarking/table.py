@@ -30,8 +30,14 @@ def describe(results: dict) -> str:
         f"{100 * r['bandwidth_share']:.0f}% of {r['measured_bytes_per_second'] / 1e9:.0f} GB/s (measured)",
         f"memory: {r['peak_memory_bytes'] / 2**20:.0f} MiB ({r['peak_memory_of']})",
         "time of a step: " + ", ".join(f"{part} {100 * share:.0f}%" for part, share in r["step_share"].items()),
+        "heaviest operations of a step:",
+        *(_operation(**found) for found in r["heaviest_operations"]),
     ]
     return "\n".join(lines)
+
+
+def _operation(name: str, part: str, source: str, share: float) -> str:
+    return f"{100 * share:>5.1f}%  {part:12}{name:36}{source[-90:]}"
 
 
 def _compilation(r: dict) -> str:

@@ -15,6 +15,15 @@ fan_in = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
 per_kind = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal", batch_axis=(0,))
 
 
+def by_kind(table: jax.Array, layout: Layout) -> jax.Array:
+    """Each row's own of a table with a row for each kind: [kinds, F] -> [n, F].
+
+    Repeats instead of a gather: the gradient of a gather adds rows one by one, thousands of them to the same few
+    places, for which accelerators have to queue; that of a repeat is a sum.
+    """
+    return jnp.concatenate([jnp.broadcast_to(table[k][None], (b - a, table.shape[1])) for k, a, b in layout.slices])
+
+
 class KindLinear(nnx.Module):
     """A kernel and a bias for each node kind."""
 
@@ -29,7 +38,7 @@ class KindLinear(nnx.Module):
         y = jnp.concatenate(parts, axis=-2)
         if self.bias is None:
             return y
-        bias = self.bias[...].astype(x.dtype)[layout.kind]  # [n, out]
+        bias = by_kind(self.bias[...].astype(x.dtype), layout)  # [n, out]
         return y + bias.reshape((1,) * (y.ndim - 2) + bias.shape)
 
 
@@ -72,7 +81,7 @@ class GraphEncoder(nnx.Module):
         """H^0 [B, S, n, H]; arguments as above, masked also True: all nodes."""
         context, signal = (jnp.clip(x, -INPUT_CLIP, INPUT_CLIP) for x in (context, signal))
         if masked is not None:
-            vector = self.mask_vector[...][layout.kind][None, None]  # [1, 1, n, 16]
+            vector = by_kind(self.mask_vector[...], layout)[None, None]  # [1, 1, n, 16]
             masked = masked if masked is True else masked[..., None]
             signal = jnp.where(masked, vector, signal)
         # [B, S, n, 32] and [n, 96] -> [B, S, n, H]: the identity is projected once for all windows

@@ -6,6 +6,7 @@ METHODS = {
     "knowledge_ssl": "ssad_jax.methods.knowledge_ssl",  # method A
     "cross_service": "ssad_jax.methods.cross_service",  # method B
 }
+WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 
 
 def get(name: str):

@@ -230,11 +230,12 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
     def reconstruct(model: Network, view: View, window_mask, anchor: Encoded):
         """Masked nodes' predicted and true signals [..., 16], the entries that count, and which rows are log lines.
 
-        Of all nodes, or of P rows that hold the masked ones.
+        Of P rows that hold the masked nodes, or of all nodes: a sixth of the head's work against finding the rows,
+        gathering them, and adding their gradients back one by one, which accelerators are slow at.
         """
         graphs, masked = view.graphs, view.masked & window_mask[..., None]
         of_state, is_log = model.decoder.of_state(anchor.state), layout.kind == NODE_KINDS.index("log")
-        capacity = slots(layout, masked[..., 0].size, weights.mask_ratio)
+        capacity = slots(layout, masked[..., 0].size, weights.mask_ratio) if choices().masked_rows else None
         if capacity is None:
             prediction = model.decoder(anchor.nodes, of_state[..., None, :], graphs.context, layout)
             entries = masked[..., None] & jnp.asarray(layout.signal_mask)[None, None]

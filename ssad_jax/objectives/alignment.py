@@ -45,8 +45,8 @@ def usage_entropy(nearest: jax.Array, mask: jax.Array, num_prototypes: int, gath
 
     nearest, mask: [n], of this device's windows; the entropy is of all.
     """
-    used = jnp.zeros(num_prototypes).at[nearest.reshape(-1)].add(mask.reshape(-1).astype(jnp.float32))
-    used = _everywhere(used, gather)
+    chosen = (nearest.reshape(-1, 1) == jnp.arange(num_prototypes)[None]) & mask.reshape(-1, 1)
+    used = _everywhere(chosen.sum(0, dtype=jnp.float32), gather)
     share = used / jnp.maximum(used.sum(), 1)
     return -jax.scipy.special.xlogy(share, share).sum()
 

@@ -11,6 +11,7 @@ from scipy.stats import binom
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from ssad_jax.report.pairs import PairDistances
+from ssad_jax.report.text import clip_middle, plain
 from ssad_jax.scoring.assess import Detector, TestWindows
 
 INK, MUTED, GRID, BAND = "#1b2733", "#6b7a89", "#e4e9ee", "#d3dde7"
@@ -124,7 +125,8 @@ def terms_by_type(test: TestWindows, terms: dict[str, np.ndarray]) -> str:
         for box in boxes["boxes"]:
             box.set(facecolor=TERMS[i], alpha=0.55, edgecolor=TERMS[i])
         axis.plot([], [], color=TERMS[i], linewidth=5, alpha=0.55, label=name)
-    axis.set_yticks([-g for g in range(len(groups))], [f"{name} ({int(m.sum())})" for name, m in groups])
+    labels = [f"{clip_middle(plain(name), 40)} ({int(m.sum())})" for name, m in groups]
+    axis.set_yticks([-g for g in range(len(groups))], labels)
     axis.set_xscale("symlog", linthresh=2)
     _plain_numbers(axis.xaxis)
     axis.axvline(1, color=MUTED, linewidth=0.8, linestyle=":")

@@ -208,10 +208,15 @@ def dataset_facts(prepared: Prepared) -> list[tuple[str, str]]:
         ("windows", ", ".join(f"{count} {name}" for name, count in parts.items())),
         ("faults", str(prepared.faults.height)),
     ]
+    counts = manifest.get("counts", {})
+    unknown = [(counts.get("unknown_units"), "services or instances"), (counts.get("unseen_templates"), "log lines")]
+    if seen := ", ".join(f"{count} {what}" for count, what in unknown if count):
+        facts.append(("not known from fit time", seen))
+    facts += [("warning", plain(warning)) for warning in manifest.get("warnings", ())]
     if windows.num_windows:
         first, last = int(windows.start_unix_nano.min()), int(windows.end_unix_nano.max())
         facts.append(("time (UTC)", f"{time_text(first)} to {time_text(last)}"))
-    return facts + [("dataset hash", str(manifest.get("dataset_hash", "")))]
+    return facts + [("dataset hash", plain(manifest.get("dataset_hash", ""), 80))]
 
 
 def _table(results: dict) -> dict:
@@ -229,5 +234,5 @@ def _flat(config: dict, prefix: str = "") -> list[tuple[str, str]]:
     out = []
     for key, value in config.items():
         name = f"{prefix}{key}"
-        out += _flat(value, f"{name}.") if isinstance(value, dict) else [(name, str(value))]
+        out += _flat(value, f"{name}.") if isinstance(value, dict) else [(plain(name), plain(value))]
     return out

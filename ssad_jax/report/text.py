@@ -2,9 +2,10 @@
 
 import math
 import re
-import unicodedata
 
 import numpy as np
+
+from data_prep.visible import visible
 
 ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # terminal colours, common in container logs
 
@@ -12,14 +13,7 @@ ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")  # terminal colours, common in c
 def plain(text, most: int = 600) -> str:
     """Telemetry text that shows all it holds: terminal colours dropped, other invisible or reordering characters
     written as \\uXXXX (they could make a line read differently from what it is), at most `most` characters."""
-    text = ANSI.sub("", str(text))
-    text = "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else _code(c) for c in text[: 2 * most])
-    return clip(text, most)
-
-
-def _code(character: str) -> str:
-    value = ord(character)
-    return f"\\u{value:04x}" if value < 0x10000 else f"\\U{value:08x}"
+    return clip(visible(ANSI.sub("", str(text))[: 2 * most]), most)
 
 
 def clip(text: str, most: int) -> str:

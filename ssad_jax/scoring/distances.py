@@ -15,6 +15,8 @@ from ssad_jax.scoring.terms import Terms
 
 BLOCK = 1 << 24  # pairs of windows compared at a time
 MOST = 4096  # normal windows, spread evenly over time, that others are compared with
+ROUNDING = 1e-4  # nor by less than this share of its size: float32 differs by some 1e-6 between compiled programs
+CLOSE = 0.01  # a distance below this is none, in units of what is normal: of constant representations it is rounding
 FLOOR = 0.2  # a dimension varies at least by this share of what dimensions vary by in the mean
 
 
@@ -32,7 +34,8 @@ class Normal:
         """rows [n, U, H] f32: of U services, or of the system with U = 1."""
         middle = rows.mean(0, dtype=np.float64)
         variance = np.stack([rows[:, u].var(0, dtype=np.float64) for u in range(rows.shape[1])])
-        spread = np.sqrt(variance + FLOOR**2 * variance.mean() + 1e-12)
+        size = np.sqrt(np.mean(middle**2) + variance.mean())
+        spread = np.sqrt(variance + FLOOR**2 * variance.mean() + (ROUNDING * size) ** 2 + 1e-12)
         middle, spread = middle.astype(np.float32), spread.astype(np.float32)
         return cls(middle, spread, (rows - middle) / spread, run)
 
@@ -61,6 +64,7 @@ class Normal:
             squared = np.where(own, np.inf, squared)
         count = min(neighbours, squared.shape[1])
         nearest = np.sqrt(np.partition(squared, count - 1, axis=1)[:, :count])
+        nearest[nearest < CLOSE] = 0
         known = nearest != np.inf  # of a single run nothing else is normal: nothing deviates; nan stays
         return np.where(known, nearest, 0).sum(1) / np.maximum(known.sum(1), 1)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_prep import plain_arrays
 from data_prep.errors import InputError
 from ssad_jax.prepared import Prepared
 from ssad_jax.scoring.calibration import Calibration
@@ -69,8 +70,7 @@ class Fitted:
         if not Path(path).is_file():
             raise InputError(f"{path} is missing; evaluate first: python -m ssad_jax.evaluate --workdir=DIR")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = dict(file)
+            arrays = plain_arrays.load(path)
             facts = json.loads(str(arrays["facts"]))
             readings = tuple(
                 Readings(*(_reading(READINGS[kind], arrays, f"reading.{k}.{name}")

@@ -172,7 +172,8 @@ def _finite(scores: np.ndarray) -> np.ndarray:
     finite = scores[np.isfinite(scores)]
     if not len(finite):
         raise InputError(
-            f"none of the {len(scores)} calibration scores is finite; the checkpoint has diverged (lower "
-            "config.optimizer.learning_rate) or config.data.calibration_share leaves no window"
+            f"none of the {len(scores)} calibration scores is finite: the checkpoint has diverged (lower "
+            "config.optimizer.learning_rate), the prepared arrays hold values that are not finite (prepare the data "
+            "again), or config.data.calibration_share leaves no window"
         )
     return finite

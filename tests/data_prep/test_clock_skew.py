@@ -1,5 +1,7 @@
 """Clocks that differ, worked out by hand."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -289,3 +291,13 @@ def test_a_dataset_reports_clocks_and_corrects_them_on_request(tmp_path):
 def test_telemetry_on_one_clock_says_nothing(tmp_path):
     prepare(make_config(write(tmp_path / "raw", telemetry()), tmp_path / "out"))
     assert prepared.load(tmp_path / "out").manifest["clock_skew"] == []
+
+
+def test_what_was_corrected_is_read_from_the_records_again():
+    sure = clock_skew.Offset(ns=-7_654_321, low=-8_000_000, high=-7_000_000, pairs=30, agreeing=1.0, unmoved=0.0)
+    unsure = dataclasses.replace(sure, agreeing=0.5)
+    skews = [clock_skew.Skew("spans", "a", "", sure), clock_skew.Skew("logs", "b", "its spans", sure),
+             clock_skew.Skew("spans", "c", "a", unsure)]  # fmt: skip
+    records = [skew.record(corrected=True) for skew in skews]
+    assert clock_skew.corrected_offsets(records) == {"spans": {"a": -7_654_321}, "logs": {"b": -7_654_321}}
+    assert clock_skew.corrected_offsets([skew.record(corrected=False) for skew in skews]) == {}

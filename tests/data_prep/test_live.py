@@ -1,5 +1,7 @@
 """Windows of telemetry as it comes are those of the preparation that was fitted."""
 
+import dataclasses
+
 import numpy as np
 import polars as pl
 import pytest
@@ -122,6 +124,14 @@ def test_a_trace_is_whole_across_pushes(dataset):
     np.testing.assert_allclose(seen["self_sum"][1, gateway], expected, rtol=1e-5)
     assert seen["ops"][:, v.units.index("訂單")].sum() == 1
     assert live.accounts["spans"].duplicates == 1
+
+
+def test_clocks_that_were_corrected_are_corrected_again(dataset):
+    ahead = dataclasses.replace(fitted.load(dataset[0].directory), clock_offsets={"logs": {"gateway-1": 90 * SECOND}})
+    live = LiveWindows(ahead, T0)
+    live.push({"logs": checked("logs", [log(92, "gateway", "a"), log(3, "訂單", "b")])}, T0 + 5 * SECOND)
+    live.push({}, T0 + LATE + 10 * SECOND)
+    assert (live.accounts["logs"].kept, live.pending["logs"]) == (2, 0)
 
 
 def test_units_that_fit_time_does_not_have_are_named_and_count_as_unknown(dataset):

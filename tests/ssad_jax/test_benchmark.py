@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -54,7 +55,9 @@ def test_operations_belong_to_the_innermost_part():
       ROOT %add.1 = f32[] add(%a, %b), metadata={op_name="jit(f)/add"}
       %while.2 = f32[4]{0} while(%c), metadata={op_name="jit(f)/gru/while"}
     """
-    assert parts.operations(text) == {"dot.5": "projection", "add.1": "other"}
+    assert parts.operations(text) == {
+        "dot.5": ("projection", "jit(f)/transpose(jvp(heads))/projection/dot_general"), "add.1": ("other", "jit(f)/add")
+    }  # fmt: skip
 
 
 def test_shares_of_a_program_add_up():
@@ -67,10 +70,34 @@ def test_shares_of_a_program_add_up():
 
     x = jnp.full((256, 256), 1e-3)
     compiled = program.lower(x).compile()
-    shares = parts.shares(compiled.as_text(), lambda: compiled(x))
+    timed = parts.profile(compiled.as_text(), lambda: compiled(x))
+    assert [t.share for t in timed] == sorted((t.share for t in timed), reverse=True)
+    assert any(t.part == "heads" and "sort" in t.source for t in timed)
+    shares = parts.shares(timed)
     assert set(shares) == {*parts.PARTS, "other"}
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["gru"] > 0 and shares["heads"] > 0 and shares["optimiser"] == 0
+
+
+def event(name, nanoseconds, **stats):
+    return SimpleNamespace(name=name, duration_ns=nanoseconds, stats=stats.items())
+
+
+def plane(name, **lines):
+    found = [SimpleNamespace(name=key.replace("_", " "), events=events) for key, events in lines.items()]
+    return SimpleNamespace(name=name, lines=found)
+
+
+def test_times_count_each_kernel_once():
+    known = {name: parts.Operation("gru", "") for name in ("dot.1", "loop_add_fusion.2")}
+    kernels = [event("gemm", 5, hlo_op="dot.1"), event("loop_add_fusion_2", 2, hlo_op="graph"), event("MemcpyH2D", 1)]
+    again = [event("dot.1", 5, hlo_op="dot.1"), event("loop_add_fusion.2", 2, hlo_op="loop_add_fusion.2")]
+    host = plane("/host:CPU", python=[event("dot.1", 100), event("epoch", 1000)])
+    gpu = plane("/device:GPU:0", Stream_1=kernels, XLA_Ops=again, XLA_Modules=[event("jit_f", 8, hlo_op="dot.1")])
+    tpu = plane("/device:TPU:0", XLA_Ops=again, Steps=[event("0", 9)])
+    assert parts.times([host, gpu], known) == {"dot.1": 5, "loop_add_fusion.2": 2, "MemcpyH2D": 1}
+    assert parts.times([host, tpu], known) == {"dot.1": 5, "loop_add_fusion.2": 2}
+    assert parts.times([host], known) == {"dot.1": 100}
 
 
 def test_rates_are_of_quartiles_of_time():
@@ -110,6 +137,8 @@ def test_a_benchmark_says_everything(tmp_path):
     assert all(np.isfinite(found[key]) and found[key] > 0 for key in KEYS - {"device", "compile_seconds_cached"})
     assert (found["nodes"], found["batch_size"], found["sequence_length"]) == (12, 8, 2)
     assert "windows/s" in done.stderr
+    heaviest = found["heaviest_operations"]
+    assert len(heaviest) == 10 and heaviest[0]["share"] > 0 and heaviest[0]["name"] in done.stderr
 
 
 @pytest.mark.parametrize("flag, words", [

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from ssad_jax.layers import hashing, propagation
-from ssad_jax.layers.graph_encoder import KindLinear, readout
+from ssad_jax.layers.graph_encoder import KindLinear, by_kind, readout
 from ssad_jax.layers.knowledge import KnowledgeMemory, nearest_prototype
 from ssad_jax.layers.layout import Layout
 from ssad_jax.layers.similarity import cosine, normalise
@@ -59,6 +59,16 @@ def test_dense_and_segment_agree_in_value_and_gradient():
     gradients = [jax.grad(lambda x, m=m: jnp.sin(run(m, x)).sum())(x) for m in ("dense", "segment")]
     np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(gradients[0][:, 20:], 0)
+
+
+def test_segments_add_gradients_in_full_float32():
+    # A node that sends to 600 others: in bfloat16 the sum would stay at 256.
+    senders, receivers = jnp.zeros((1, 600), jnp.int32), jnp.arange(1, 601, dtype=jnp.int32)[None]
+    graph = propagation.prepare("segment", senders, receivers, jnp.ones((1, 600)), jnp.ones(601, bool))
+    graph = graph._replace(scale=jnp.ones_like(graph.scale))
+    x = jnp.ones((1, 601, 1), jnp.bfloat16)
+    gradient = jax.grad(lambda x: propagation.propagate(graph, x).astype(jnp.float32).sum())(x)
+    np.testing.assert_allclose(gradient[0, 0].astype(jnp.float32), 601, rtol=0.01)
 
 
 @BOTH
@@ -125,6 +135,15 @@ def test_kind_linear_applies_the_kernel_of_each_nodes_kind():
     for i, kind in enumerate(layout.kind):
         expected = x[..., i, :] @ np.asarray(linear.kernel[kind]) + np.asarray(linear.bias[kind])
         np.testing.assert_allclose(y[..., i, :], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_vectors_of_kinds_are_repeated_as_a_gather_gives_them():
+    layout = Layout.of(make_prepared().system)
+    table = jax.random.normal(jax.random.key(0), (5, 3))
+    forms = [lambda table: by_kind(table, layout), lambda table: table[layout.kind]]
+    np.testing.assert_array_equal(*(form(table) for form in forms))
+    gradients = [jax.grad(lambda t, form=form: jnp.sin(form(t)).sum())(table) for form in forms]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
 
 
 def test_gru_step_by_hand():

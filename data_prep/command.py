@@ -1,7 +1,7 @@
 """What every command line shares: flags, the config, error messages and exit codes. Imports no jax.
 
-Exit codes: 0 done, 1 failure (with a traceback), 2 bad flags, config or data (one line that says what to do),
-75 stopped by a signal after saving, start me again.
+Exit codes: 0 done, 1 failure (one line where the cause is known, such as a full disk, else a traceback), 2 bad flags,
+config or data (one line that says what to do), 75 stopped by a signal, what is finished being saved: start me again.
 """
 
 import contextlib
@@ -15,26 +15,43 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from data_prep.visible import visible
 
+EXIT_FAILURE = 1
 EXIT_BAD_INPUT = 2
 EXIT_STOPPED = 75  # EX_TEMPFAIL: schedulers requeue on it
 HELP_FLAGS = {"help", "helpshort", "helpfull", "helpxml", "?"}
 
 
-class Stopped(Exception):
-    """A signal ended the run after its state was saved; the message tells from where it will go on."""
+class Stopped(BaseException):
+    """A signal ended the run after its state was saved; the message tells from where it will go on.
+
+    Like KeyboardInterrupt no Exception: it may be raised anywhere, and nothing must take it for a failure of its own.
+    """
+
+
+def exit_code(error: BaseException) -> int:
+    """What `run` ends the process with on `error`."""
+    codes = {InputError: EXIT_BAD_INPUT, Stopped: EXIT_STOPPED}
+    return next((code for kind, code in codes.items() if isinstance(error, kind)), EXIT_FAILURE)
 
 
 @contextlib.contextmanager
 def stopped_by_signals(message: str):
-    """SIGTERM and SIGUSR1 raise `Stopped(message)` at once: for commands whose finished parts are on disk."""
+    """SIGTERM and SIGUSR1 raise `Stopped(message)` at once: for commands whose finished parts are on disk.
+
+    A second one does not interrupt the tidying up after the first.
+    """
 
     def stop(number, frame):
+        for number in previous:
+            signal.signal(number, signal.SIG_IGN)
         raise Stopped(message)
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    previous = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    for number in previous:
+        signal.signal(number, stop)
     try:
         yield
     finally:
@@ -70,8 +87,8 @@ def run(main) -> None:
         logging.getLogger("jax").setLevel(logging.WARNING)  # it tells of every kind of device that is absent
         try:
             main()
-        except InputError as error:
-            _fail(error)
+        except (InputError, Failure) as error:
+            _fail(error, exit_code(error))
         except Stopped as stopped:
             print(f"stopped: {visible(stopped)}", file=sys.stderr)
             sys.exit(EXIT_STOPPED)
@@ -106,9 +123,9 @@ def _parse_flags(argv: list[str]) -> list[str]:
         _fail(_describe_config_error(argv, error))
 
 
-def _fail(message) -> None:
+def _fail(message, code: int = EXIT_BAD_INPUT) -> None:
     print("error: " + visible(" ".join(str(message).split())), file=sys.stderr)
-    sys.exit(EXIT_BAD_INPUT)
+    sys.exit(code)
 
 
 def _config_path(argv: list[str]) -> str:

@@ -8,6 +8,8 @@ import contextlib
 import logging
 import multiprocessing
 import os
+import signal
+import threading
 import uuid
 import warnings
 from collections import deque
@@ -76,9 +78,16 @@ def _processes(num_workers: int):
     if num_workers == 1:
         yield _Serial()
         return
-    with _environment(), ProcessPoolExecutor(num_workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with _environment(), ProcessPoolExecutor(num_workers, spawn, initializer=_live_with_parent) as pool:
         pool.window = 2 * num_workers
         yield pool
+
+
+def _live_with_parent() -> None:
+    """In a worker: ends when the main process does, however that ends; SIGUSR1 to all is for the main one to judge."""
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager

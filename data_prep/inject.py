@@ -10,7 +10,7 @@ from collections import Counter
 
 from absl import flags, logging
 
-from data_prep import command, settings, sources
+from data_prep import command, disk, settings, sources
 from data_prep.errors import InputError
 
 CONFIG = command.define_config_flag()
@@ -39,7 +39,8 @@ def main() -> None:
         logging.warning(warning)
     drawn = {"seed": SEED.value, "until_share": UNTIL_SHARE.value, "copies": COPIES.value}
     out, record = build.inject(found, config.data, **drawn)
-    build.write(out, record, OUTPUT_DIR.value, **drawn)
+    with disk.needed(OUTPUT_DIR.value, "begins again"):
+        build.write(out, record, OUTPUT_DIR.value, **drawn)
     logging.info("faults by kind: %s", dict(Counter(row["fault_type"] for row in record)))
     print(OUTPUT_DIR.value)
 

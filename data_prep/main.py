@@ -16,7 +16,12 @@ SHARD = flags.DEFINE_string(
 
 
 def main() -> None:
-    config = CONFIG.value
+    with command.stopped_by_signals("what was not finished is removed; the same command begins it again"):
+        run(CONFIG.value)
+
+
+def run(config) -> None:
+    """Prepares, or does what `--shard` says."""
     if SHARD.value not in (None, "merge"):
         shard_jobs.run(config, SHARD.value)
         print(shard_jobs.directory(config))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from absl import logging
 
-from data_prep import settings, sources, spilled
+from data_prep import disk, settings, sources, spilled
 from data_prep.errors import InputError
 from data_prep.executors import executor
 from data_prep.fingerprint import label_fingerprints, program_fingerprint, raw_fingerprint
@@ -31,10 +31,16 @@ def run(config, shard: str) -> None:
     Raises:
         InputError: `shard` is neither, there is no raw telemetry to share out, the parts that are there are of another
             configuration, other raw files or another version of the program, one is missing, or none can be written.
+        Failure: the disk is full.
     """
     settings.check(config)
     if not config.data.raw_dir:
         raise InputError("--shard shares out raw files and data.raw_dir is empty; set --config.data.raw_dir")
+    with disk.needed(directory(config), "does this part again"):
+        _run(config, shard)
+
+
+def _run(config, shard: str) -> None:
     if shard == "merge":
         _merge(config)
         return
@@ -87,14 +93,17 @@ def _merge(config) -> None:
         raise InputError(
             f"{shared} lacks shard {', '.join(missing)}; run --shard={missing[0]}, then --shard=merge again"
         )
-    accounts = [json.loads((folder / _ACCOUNTS).read_text()) for folder in folders]
+    accounts = [_read_json(folder / _ACCOUNTS, folder) for folder in folders]
 
     def spilled_rows(part):
         own = {int(task): _account(values) for some in accounts for task, values in some.get(part.table, {}).items()}
         return folders, own
 
     prepare(config, spilled_rows)
-    shutil.rmtree(shared)
+    try:
+        shutil.rmtree(shared)
+    except OSError as error:  # the dataset is finished: nothing is lost but room
+        logging.warning("%s cannot be removed (%s); remove it by hand", shared, error.strerror)
 
 
 def _identity(data) -> dict:
@@ -140,16 +149,27 @@ def _publish(partial: Path, target: Path, name: str, content: dict) -> None:
             if not target.is_dir():
                 raise
     except OSError as error:
+        if disk.reason(error):
+            raise
         raise InputError(f"{target} cannot be written ({error.strerror}); name another prepared_dir") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def _read_identity(shared: Path) -> dict | None:
+    return _read_json(shared / _IDENTITY, shared) if os.path.isfile(shared / _IDENTITY) else None
+
+
+def _read_json(path: Path, directory: Path) -> dict:
+    """Raises InputError where the file cannot be read."""
     try:
-        return json.loads((shared / _IDENTITY).read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+        found = json.loads(path.read_text())
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__} instead of an object")
+        return found
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read ({reason}); remove {directory} and run its shards again") from None
 
 
 def _account(values: dict) -> Account:

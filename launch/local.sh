@@ -64,6 +64,7 @@ while [[ ${#waiting[@]} -gt 0 ]]; do
             code=75
         elif [[ $result -ne 0 && $result -ne 75 ]]; then
             [[ $code -eq 0 || $code -eq 75 ]] && code=$result
+            echo "launch/local.sh: a process of this run (pid $pid) has ended with $result; the others are stopped" >&2
             signal_all TERM # the others would wait for it without end
             stop_by="${stop_by:-$((SECONDS + 10))}"
         fi

@@ -19,16 +19,18 @@ import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 from ml_collections import ConfigDict
 
+from data_prep.command import Stopped
 from data_prep.errors import InputError
 from data_prep.visible import visible
 from ssad_jax.prepared import ARRAYS, System
 
 
 def _worth_showing(record: logging.LogRecord) -> bool:
-    return record.levelno >= logging.WARNING or "orbax" not in Path(record.pathname).parts
+    return "orbax" not in Path(record.pathname).parts or record.levelno >= logging.WARNING and not record.exc_info
 
 
-# Orbax tells dozens of lines about each save through the logger that this program's own messages go through.
+# Orbax tells dozens of lines about each save through the logger that this program's own messages go through. An error
+# of its threads it raises as well, from the next `save` or `wait`.
 absl_logging.get_absl_logger().addFilter(_worth_showing)
 
 
@@ -98,7 +100,9 @@ class Writer:
         return self
 
     def __exit__(self, kind, value, trace):
-        self.close()
+        # Of several processes another one may be gone, for which a save under way would wait.
+        if jax.process_count() == 1 or value is None or isinstance(value, Stopped):
+            self.close()
 
 
 def steps(directory) -> list[int]:
@@ -110,14 +114,12 @@ def steps(directory) -> list[int]:
     return sorted(int(p.name) for p in found if ocp.utils.is_checkpoint_finalized(p.absolute()))
 
 
-def restore(directory, abstract=None, step: int | None = None, set_aside: bool = False) -> Checkpoint:
+def restore(directory, abstract=None, step: int | None = None) -> Checkpoint:
     """Read checkpoint `step`, or the newest that is whole.
 
     Args:
         abstract: a function Context -> tree of arrays or shapes that tells which leaves to read and in which tree
             to return them (for the parameters alone: {'params': shapes}); None: leaves stay in a flat dict by path.
-        set_aside: move damaged checkpoints out of the way, to `<directory>/../damaged/`, so that their steps can
-            be saved again.
 
     Raises:
         InputError: there is none (of this step), none is whole, or it holds another model.
@@ -128,20 +130,44 @@ def restore(directory, abstract=None, step: int | None = None, set_aside: bool =
     if step is not None and step not in available:
         raise InputError(f"{directory} holds no checkpoint of step {step}; there are {available}")
     for candidate in [step] if step is not None else reversed(available):
-        try:
-            return _read(Path(directory).absolute() / str(candidate), abstract)
-        except InputError:
-            raise
-        except Exception as error:  # damage shows as many kinds of error, depending on the byte
-            reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-            message = visible(f"warning: checkpoint {directory}/{candidate} is damaged ({reason}); left out")
-            print(message, file=sys.stderr)
-            if set_aside and jax.process_index() == 0:
-                damaged = Path(directory).parent / "damaged"
-                damaged.mkdir(exist_ok=True)
-                shutil.rmtree(damaged / str(candidate), ignore_errors=True)
-                shutil.move(Path(directory) / str(candidate), damaged / str(candidate))
-    raise InputError(f"no checkpoint in {directory} can be read; train again in another workdir")
+        if (found := _read_if_whole(Path(directory), candidate, abstract)) is not None:
+            return found
+    raise InputError(f"no checkpoint in {directory} can be read; train again: python -m ssad_jax.main --mode=train")
+
+
+def newest(directory, abstract=None) -> Checkpoint | None:
+    """The newest checkpoint that is whole, to go on from; None: there is none, training begins anew.
+
+    Damaged ones are moved out of the way, to `<directory>/../damaged/`, so that their steps can be saved again.
+    `abstract`: as in `restore`.
+
+    Raises:
+        InputError: it holds another model.
+    """
+    directory = Path(directory)
+    available = steps(directory)
+    for candidate in reversed(available):
+        if (found := _read_if_whole(directory, candidate, abstract)) is not None:
+            return found
+        if jax.process_index() == 0:
+            damaged = directory.parent / "damaged"
+            damaged.mkdir(exist_ok=True)
+            shutil.rmtree(damaged / str(candidate), ignore_errors=True)
+            shutil.move(directory / str(candidate), damaged / str(candidate))
+    if available:
+        print(f"warning: no checkpoint in {directory} can be read; training begins anew", file=sys.stderr)
+    return None
+
+
+def _read_if_whole(directory: Path, step: int, abstract) -> Checkpoint | None:
+    try:
+        return _read(directory.absolute() / str(step), abstract)
+    except InputError:
+        raise
+    except Exception as error:  # damage shows as many kinds of error, depending on the byte
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        print(visible(f"warning: checkpoint {directory}/{step} is damaged ({reason}); left out"), file=sys.stderr)
+        return None
 
 
 def _read(path: Path, abstract) -> Checkpoint:

@@ -115,7 +115,10 @@ def main() -> None:
         raise InputError(f"--seeds={SEEDS.value} is too few; use 1 or more")
     workdir = Path(WORKDIR.value or f"runs/{config.name}_compare")
     with command.stopped_by_signals(f"finished cells are kept in {workdir}; the same command goes on there"):
-        compare(config, DETECTORS.value, PROTOCOL.value, SEEDS.value, workdir)
+        from ssad_jax import workdir as workdirs
+
+        with workdirs.using(workdir):
+            compare(config, DETECTORS.value, PROTOCOL.value, SEEDS.value, workdir)
 
 
 if __name__ == "__main__":

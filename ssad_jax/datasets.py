@@ -17,11 +17,14 @@ def find_prepared(config, parallel) -> prepared.Prepared:
     """
     data_settings.check(config)
     directory = config.data.prepared_dir
-    if not prepared.exists(directory) and parallel.is_main():
-        from data_prep.prepare import prepare  # with its readers and the simulator
 
-        prepare(config)
-    parallel.any_process(True)  # the others wait for the first
+    def prepare_once():
+        if not prepared.exists(directory):
+            from data_prep.prepare import prepare  # with its readers and the simulator
+
+            prepare(config)
+
+    parallel.in_main(f"prepare {directory}", prepare_once)
     data = prepared.load(directory)
     if differing := differing_settings(config, data.manifest):
         raise InputError(

@@ -55,13 +55,18 @@ def evaluate(workdir, prepared_dir=None, step: int | None = None, score=None, al
 
     Raises:
         InputError: no checkpoint or no dataset, or one that does not fit the other, or a workdir that cannot be
-            written.
+            written or is in use.
+        Failure: the disk is full.
     """
     if jax.process_index() != 0:
         return {}
     workdir = Path(workdir)
     restored = trained.restore(workdir, step)
-    workdirs.make(workdir)
+    with workdirs.using(workdir, "evaluates again"):
+        return _evaluate(restored, workdir, prepared_dir, score, alerts, log)
+
+
+def _evaluate(restored, workdir: Path, prepared_dir, score, alerts, log) -> dict:
     context = restored.context
     config = context.config
     if score is not None:
@@ -204,7 +209,8 @@ def _log(message: str) -> None:
 def main() -> None:
     if not WORKDIR.value:
         raise InputError("--workdir is missing; name the working directory of a training run")
-    evaluate(WORKDIR.value, PREPARED_DIR.value, STEP.value)
+    with command.stopped_by_signals("the workdir is as it was but for files of this evaluation; evaluate again"):
+        evaluate(WORKDIR.value, PREPARED_DIR.value, STEP.value)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 This file only reads flags and joins the steps; see `ssad_jax/train.py` and `ssad_jax/evaluate.py`.
 """
 
+import contextlib
 from pathlib import Path
 
 from absl import flags
@@ -27,23 +28,32 @@ def main() -> None:
     config, mode = CONFIG.value, MODE.value
     settings.check(config)
     workdir = Path(WORKDIR.value or f"runs/{config.name}")
-    from ssad_jax import parallel  # jax and what it brings: not needed for --help and bad flags
+    with command.stopped_by_signals("what is finished is kept; the same command goes on from there"):
+        from ssad_jax import parallel  # jax and what it brings: not needed for --help and bad flags
 
-    parallel.initialize_processes()
-    data = find_prepared(config, parallel)
+        with parallel.processes():
+            run(config, mode, workdir)
+
+
+def run(config, mode: str, workdir: Path) -> None:
+    """All steps of `mode`, in every process of the run."""
+    from ssad_jax import parallel
     from ssad_jax import workdir as workdirs
 
-    workdirs.check(workdir, config, data.manifest["dataset_hash"])
-    if mode != "evaluate":
-        from ssad_jax.train import train
+    with contextlib.ExitStack() as stack:
+        if mode != "evaluate":  # first of all: whether the workdir can be written is not to be learned in the end
+            parallel.in_main("use the workdir", lambda: stack.enter_context(workdirs.using(workdir)))
+        data = find_prepared(config, parallel)
+        workdirs.check(workdir, config, data.manifest["dataset_hash"])
+        if mode != "evaluate":
+            from ssad_jax.train import train
 
-        train(config, data, workdir)
-    if mode != "train":
-        from ssad_jax.evaluate import evaluate
+            train(config, data, workdir)
+        if mode != "train":
+            from ssad_jax.evaluate import evaluate
 
-        own = {"score": config.score, "alerts": config.alerts, "log": config.evaluation_log}
-        evaluate(workdir, prepared_dir=config.data.prepared_dir, **own)
-        parallel.any_process(True)  # the others wait for the first, which writes
+            own = {"score": config.score, "alerts": config.alerts, "log": config.evaluation_log}
+            parallel.in_main("evaluate", lambda: evaluate(workdir, prepared_dir=config.data.prepared_dir, **own))
 
 
 if __name__ == "__main__":

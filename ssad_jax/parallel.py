@@ -5,18 +5,60 @@ itself (`sum_devices`), in the same way under both mappings, which therefore giv
 device holds whole are "replicated".
 """
 
+import contextlib
 import os
+import re
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 from jax import lax
+from jax._src import distributed  # its client: what is public waits without hearing signals
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_prep.errors import InputError
+from data_prep import command
+from data_prep.errors import Failure, InputError
 
 AXIS = "data"
+HEARTBEAT_SECONDS = 30  # without a sign of life after which a process of the run is taken for dead
+_LOST = re.compile(  # in errors of collectives and of the coordination service
+    "(Connection (reset|closed|refused)|Socket closed|UNAVAILABLE|[Hh]eartbeat|NCCL|Gloo|[Bb]arrier)"
+    "[^\n]{0,120}"
+)
 REPLICATED, SPLIT_ROWS = PartitionSpec(), PartitionSpec(None, None, AXIS)
+
+
+@contextlib.contextmanager
+def processes() -> Iterator[None]:
+    """Joins the other processes of this run, if there are any.
+
+    Where one of several fails, or notices that another one is gone, it tells so and ends at once: everything that
+    Python and jax do at a program's end would wait for the others. What all processes meet alike is raised.
+    """
+    initialize_processes()
+    try:
+        yield
+    except (InputError, command.Stopped):
+        raise
+    except Exception as error:
+        if not jax.distributed.is_initialized():
+            raise
+        if words := _LOST.search(str(error)):
+            error = Failure(
+                f"another process of this run has ended or cannot be reached ({words[0]}); start all of them again, "
+                "training goes on from the newest checkpoint"
+            )
+        if isinstance(error, Failure):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(command.exit_code(error))
 
 
 def initialize_processes(environ=os.environ) -> None:
@@ -28,7 +70,7 @@ def initialize_processes(environ=os.environ) -> None:
     names = ("SSAD_COORDINATOR", "SSAD_NUM_PROCESSES", "SSAD_PROCESS_ID")
     given = [name for name in names if environ.get(name)]
     if environ.get("SSAD_DISTRIBUTED") == "auto":
-        jax.distributed.initialize()
+        _initialize()
     elif given:
         if len(given) < 3:
             missing = ", ".join(sorted(set(names) - set(given)))
@@ -37,7 +79,16 @@ def initialize_processes(environ=os.environ) -> None:
             count, number = int(environ[names[1]]), int(environ[names[2]])
         except ValueError as error:
             raise InputError(f"{names[1]} and {names[2]} must be whole numbers ({error})") from None
-        jax.distributed.initialize(environ[names[0]], count, number)
+        _initialize(environ[names[0]], count, number)
+
+
+def _initialize(*arguments) -> None:
+    jax.distributed.initialize(
+        *arguments, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=HEARTBEAT_SECONDS
+    )
+    for number in (signal.SIGTERM, signal.SIGUSR1):  # jax has put a handler of its own in their place
+        if (handler := signal.getsignal(number)) is not None:
+            signal.signal(number, handler)
 
 
 def make_mesh(devices=None) -> Mesh:
@@ -139,6 +190,40 @@ def per_device(tree):
 def is_main() -> bool:
     """Whether this process writes the files."""
     return jax.process_index() == 0
+
+
+def in_main(step: str, work: Callable[[], object]) -> None:
+    """The first process does `work` and the others wait for it, however long that takes; they hear signals meanwhile.
+
+    Args:
+        step: a name that is used once in a run.
+
+    Raises:
+        What `work` raises, in the first process; InputError, Stopped or Failure accordingly in the others.
+    """
+    client = distributed.global_state.client
+    if is_main():
+        try:
+            work()
+            code = 0
+        except BaseException as error:
+            code = command.exit_code(error)
+            raise
+        finally:
+            if client is not None:
+                client.key_value_set(step, str(code))
+    elif code := int(_published(client, step)):
+        kind = {command.EXIT_BAD_INPUT: InputError, command.EXIT_STOPPED: command.Stopped}.get(code, Failure)
+        raise kind("the first process of this run has ended; its own message says why")
+
+
+def _published(client, key: str) -> str:
+    while True:
+        try:
+            return client.blocking_key_value_get(key, 1000)  # milliseconds: Python looks after signals in between
+        except jax.errors.JaxRuntimeError as error:
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
 
 
 def any_process(flag: bool) -> bool:

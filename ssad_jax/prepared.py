@@ -15,6 +15,7 @@ It is written under a temporary name and renamed when complete, so that a killed
 looks finished.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -28,6 +29,7 @@ import msgspec
 import numpy as np
 import polars as pl
 
+from data_prep import disk, lock
 from data_prep.errors import InputError
 
 SCHEMA_VERSION = 4
@@ -286,16 +288,28 @@ def _read_manifest(path: Path) -> dict:
 class Writer:
     """Writes a dataset under a temporary name; `finish` makes it visible. Use as a context manager.
 
-    Files that are not arrays (tables, per-tick signals) are written by their producers into `path`. What a killed
-    process of this machine has left of the same dataset is removed first.
+    Files that are not arrays (tables, per-tick signals) are written by their producers into `path`. One process at a
+    time may write a dataset. What a killed one of this machine has left of it is removed first; a dataset that it was
+    about to replace is given its name back.
+
+    Raises, on entering, InputError: the directory holds something else, cannot be written, or is in use. On leaving,
+    Failure in the place of an error that says that the disk is full.
     """
 
     def __init__(self, directory):
         self.directory = Path(directory).absolute()  # "." has no name that a sibling could be named after
         self._stem = f".{self.directory.name}.partial-{socket.gethostname()}-"
         self.path = self.directory.with_name(f"{self._stem}{os.getpid()}")
+        self._old = self.directory.with_name(f".{self.directory.name}.old")
+        self._stack = contextlib.ExitStack()
 
     def __enter__(self):
+        with contextlib.ExitStack() as stack:
+            self._enter(stack)
+            self._stack = stack.pop_all()
+        return self
+
+    def _enter(self, stack: contextlib.ExitStack) -> None:
         if self.directory.exists() and not self.directory.is_dir():
             raise InputError(f"{self.directory} is a file; name another prepared_dir")
         if self.directory.exists() and not exists(self.directory) and any(self.directory.iterdir()):
@@ -304,26 +318,33 @@ class Writer:
             )
         try:
             self.directory.parent.mkdir(parents=True, exist_ok=True)
-            self._remove_abandoned()
+            lock_file = self.directory.with_name(f".{self.directory.name}.lock")
+            locked = stack.enter_context(lock.held(lock_file, self.directory, "name another prepared_dir"))
+            self._remove_abandoned(locked)
             self.path.mkdir()
+            stack.enter_context(disk.needed(self.directory, "prepares again"))
         except OSError as error:
             raise InputError(
                 f"{self.directory} cannot be written ({error.strerror}); name another prepared_dir"
             ) from None
-        return self
 
     def __exit__(self, kind, value, trace):
         shutil.rmtree(self.path, ignore_errors=True)
+        return self._stack.__exit__(kind, value, trace)
 
-    def _remove_abandoned(self) -> None:
-        """Remove unfinished directories of this dataset whose process is gone, and one that has this one's number.
+    def _remove_abandoned(self, locked: bool) -> None:
+        """Remove unfinished directories of this dataset that this machine's processes have left.
 
-        Their names hold machine and process: of another machine's processes nothing is known here.
+        Their names hold machine and process: of another machine's processes nothing is known here. Without a lock
+        those stay whose process runs.
         """
+        if self._old.exists() and not self.directory.exists():  # killed between the two renames
+            os.rename(self._old, self.directory)
+        shutil.rmtree(self._old, ignore_errors=True)
         for left in self.directory.parent.iterdir():
             number = left.name.removeprefix(self._stem)
             if left.name.startswith(self._stem) and number.isdecimal():
-                if int(number) == os.getpid() or not _runs(int(number)):
+                if locked or int(number) == os.getpid() or not _runs(int(number)):
                     shutil.rmtree(left, ignore_errors=True)
 
     def finish(self, prepared: Prepared, timings: dict) -> None:
@@ -352,11 +373,10 @@ class Writer:
         }
         (self.path / "timings.json").write_text(json.dumps(timings, indent=1) + "\n")
         (self.path / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-        old = self.directory.with_name(f".{self.directory.name}.old-{os.getpid()}")
         if self.directory.exists():
-            os.rename(self.directory, old)
+            os.rename(self.directory, self._old)
         os.rename(self.path, self.directory)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self._old, ignore_errors=True)
 
 
 def _maps(array: np.ndarray, path: Path) -> bool:

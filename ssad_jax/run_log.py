@@ -1,12 +1,17 @@
 """What a training run tells: progress on stderr, `metrics.jsonl` and TensorBoard events in the workdir."""
 
 import json
+import os
 import sys
+import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar
 
 
 class RunLog:
@@ -28,9 +33,15 @@ class RunLog:
         workdir = Path(workdir)
         path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(path) if line["step"] <= first_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
         self._file = open(path, "a")
-        self._board = SummaryWriter(str(workdir), purge_step=first_step + 1 if first_step else None)
+        # Not tensorboardX's SummaryWriter: it writes in a thread, and once that has died (of a full disk) waits for it
+        # without end.
+        self._board = EventsWriter(str(workdir / "events"))
+        if first_step:  # viewers forget what they have seen of later steps
+            self._show(first_step + 1, session_log=SessionLog(status=SessionLog.START))
         console = Console(stderr=True)
         if console.is_terminal:
             columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[words]}"))
@@ -46,14 +57,18 @@ class RunLog:
             return
         self._file.write(json.dumps({"step": step, "epoch": epoch, **metrics}) + "\n")
         self._file.flush()
-        for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+        values = [value for name, number in metrics.items() for value in scalar(name, number).value]
+        self._show(step, summary=Summary(value=values))
         words = f"loss {metrics['loss']:.4f}  {metrics['windows_per_second']:.0f} windows/s"
         if self._progress is not None:
             self._progress.update(self._bar, completed=epoch, words=words)
         else:
             terms = "  ".join(f"{k.removeprefix('loss/')} {v:.4f}" for k, v in metrics.items() if k.startswith("loss/"))
             print(f"epoch {epoch}/{self._num_epochs}  step {step}  {words}  {terms}", file=sys.stderr, flush=True)
+
+    def _show(self, step: int, **content) -> None:
+        self._board.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._board.flush()
 
     def say(self, message: str) -> None:
         """A line on stderr, above the bar if there is one."""

@@ -91,11 +91,13 @@ def main() -> None:
         raise InputError(f"--seeds={SEEDS.value} is too few; use 1 or more")
     workdir = Path(WORKDIR.value or f"runs/{config.name}_sweep_{PARAMETER.value.replace('.', '_')}")
     with command.stopped_by_signals(f"finished cells are kept in {workdir}; the same command goes on there"):
+        from ssad_jax import workdir as workdirs
         from ssad_jax.sensitivity import parameter, tables
 
         chosen = parameter.parse(config, PARAMETER.value, VALUES.value)
         shown = tables.parse_figures(FIGURES.value)
-        sweep(config, chosen, SEEDS.value, workdir, TOGETHER.value, PROTOCOL.value, shown)
+        with workdirs.using(workdir):
+            sweep(config, chosen, SEEDS.value, workdir, TOGETHER.value, PROTOCOL.value, shown)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 
     Raises:
         InputError: the workdir belongs to another run, or config and devices do not fit one another.
+        Failure: the disk is full; the state of the newest checkpoint is kept.
         RuntimeError: the loss or a parameter is not finite; names the step and the last good checkpoint.
         Stopped: SIGTERM or SIGUSR1 came; the state of the last complete epoch is saved.
     """
@@ -179,7 +180,11 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
     if config.seed < 0:
         raise InputError(f"config.seed={config.seed} must not be negative")
     workdirs.check(workdir, config, prepared.manifest["dataset_hash"])
-    workdir = workdirs.make(workdir)
+    with workdirs.using(workdir) as workdir:
+        return _train(config, prepared, workdir, method, mesh)
+
+
+def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
     enable_compilation_cache(config)
     knowledge = find_knowledge(config, prepared)
     method = method or methods.get(config.method).create(config, prepared.system, knowledge)
@@ -227,6 +232,9 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
             if stop:
                 writer.wait()
                 raise Stopped(f"step {step} (epoch {epoch + 1}) is saved in {workdir}; the same command goes on there")
+        writer.wait()
+        if parallel.any_process(signals.received):  # while the last epoch was being saved
+            raise Stopped(f"training is done and saved in {workdir}; the same command goes on with what is left")
     return state
 
 
@@ -281,10 +289,10 @@ def find_knowledge(config, prepared: Prepared):
 def _start(config, fresh, rules: dict, workdir: Path) -> tuple[dict, int]:
     """Host state and completed epochs: of the newest whole checkpoint, or fresh."""
     directory = workdir / "checkpoints"
-    if not checkpoint.steps(directory):
-        return jax.device_get(jax.jit(fresh)()), 0
     abstract = jax.eval_shape(fresh)
-    found = checkpoint.restore(directory, lambda context: abstract, set_aside=True)
+    found = checkpoint.newest(directory, lambda context: abstract)
+    if found is None:
+        return jax.device_get(jax.jit(fresh)()), 0
     before = found.context.knowledge
     if rules and (
         list(before.get("names", ())) != rules["names"] or not np.array_equal(before.get("keys", ()), rules["keys"])

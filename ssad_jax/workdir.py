@@ -1,10 +1,12 @@
 """The working directory of a run: its `config.json`, and the check that a resumed run is still the same run."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import jax
 import msgspec
 from ml_collections import ConfigDict
 
+from data_prep import disk, lock
 from data_prep.errors import InputError
 from ssad_jax.checkpoint import config_to_dict
 from ssad_jax.config import flatten
@@ -82,7 +85,7 @@ def write_config(workdir, config: ConfigDict, dataset_hash: str) -> None:
         "git_revision": git_revision(),
     }
     path = Path(workdir) / "config.json"
-    partial = path.with_suffix(f".partial-{os.getpid()}")
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, path)
 
@@ -97,6 +100,28 @@ def make(workdir, flag: str = "workdir") -> Path:
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}); name another --{flag}") from None
     return Path(workdir)
+
+
+@contextlib.contextmanager
+def using(workdir, then: str = "goes on there") -> Iterator[Path]:
+    """Makes the directory and keeps other processes from writing into it; among the processes of one run for the first.
+
+    Args:
+        then: what the same command will do if the disk is full now.
+
+    Raises:
+        InputError: nothing can be written into it, or another run uses it.
+        Failure: the disk became full.
+    """
+    workdir = make(workdir)
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            locked = stack.enter_context(lock.held(workdir / ".lock", workdir, "name another --workdir"))
+            for left in (*workdir.glob(".*.partial-*"), *workdir.glob("*/.*.partial-*")):  # by killed processes
+                if locked:
+                    left.unlink(missing_ok=True)
+        stack.enter_context(disk.needed(workdir, then))
+        yield workdir
 
 
 def git_revision() -> str | None:

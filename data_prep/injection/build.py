@@ -79,12 +79,16 @@ def write(out: tables.Tables, record: list[dict], directory: Path | str, **setti
     """The tables and, beside them, the record of what was injected; replaces what is there, whole."""
     directory = Path(directory).absolute()
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    old = directory.with_name(f".{directory.name}.old")
     try:
         tables.write_tables(out, partial)
         text = json.dumps({"settings": settings, "faults": record}, indent=1, sort_keys=True)
         Path(partial, RECORD).write_text(text + "\n")
-        shutil.rmtree(directory, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+        if directory.exists():
+            directory.rename(old)
         partial.rename(directory)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

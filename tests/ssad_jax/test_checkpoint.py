@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -28,10 +31,31 @@ def write(directory, context, steps, keep=2):
             writer.save(step, step // 10, {**TREE, "step": np.int32(step)})
 
 
-def damage(path):
-    """Cut the largest file of the arrays in half."""
-    largest = max((p for p in (path / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
-    largest.write_bytes(largest.read_bytes()[: largest.stat().st_size // 2])
+def largest(path):
+    return max((p for p in (path / "state").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def empty(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+# What may have happened to a checkpoint's directory.
+DAMAGE = {
+    "a truncated file": lambda path: os.truncate(largest(path), largest(path).stat().st_size // 2),
+    "a flipped bit": lambda path: flip(largest(path)),
+    "a flipped bit of the document": lambda path: flip(path / "document" / "metadata"),
+    "a missing file": lambda path: largest(path).unlink(),
+    "a missing part": lambda path: shutil.rmtree(path / "context"),
+    "no metadata of arrays": lambda path: (path / "state" / "_METADATA").unlink(),
+    "an empty directory": empty,
+}
 
 
 def test_state_from_four_devices_comes_back_exactly_with_its_context(tmp_path, context):
@@ -61,16 +85,36 @@ def test_keeps_the_newest_and_restores_a_named_step(tmp_path, context):
         checkpoint.restore(tmp_path, step=10)
 
 
-def test_damaged_newest_falls_back_with_a_warning(tmp_path, context, capsys):
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damaged_newest_falls_back_with_a_warning(tmp_path, context, capsys, kind):
     directory = tmp_path / "checkpoints"
     write(directory, context, (10, 20))
-    damage(directory / "20")
-    found = checkpoint.restore(directory, lambda _: TREE, set_aside=True)
+    DAMAGE[kind](directory / "20")
+    found = checkpoint.newest(directory, lambda _: TREE)
     assert found.step == 10
     assert "20 is damaged" in capsys.readouterr().err
     assert checkpoint.steps(directory) == [10] and (tmp_path / "damaged" / "20").is_dir()
     write(directory, context, (20,))  # the step can be saved again
     assert checkpoint.restore(directory).step == 20
+
+
+def test_a_deleted_newest_falls_back(tmp_path, context):
+    write(tmp_path, context, (10, 20))
+    shutil.rmtree(tmp_path / "20")
+    assert checkpoint.newest(tmp_path, lambda _: TREE).step == 10
+
+
+def test_without_a_whole_checkpoint_training_begins_anew_and_evaluation_says_so(tmp_path, context, capsys):
+    directory = tmp_path / "checkpoints"
+    assert checkpoint.newest(directory) is None and capsys.readouterr().err == ""
+    write(directory, context, (10, 20))
+    for step in ("10", "20"):
+        empty(directory / step)
+    with pytest.raises(InputError, match="no checkpoint in .* can be read; train again"):
+        checkpoint.restore(directory)
+    assert checkpoint.newest(directory) is None
+    assert capsys.readouterr().err.endswith("can be read; training begins anew\n")
+    assert sorted(p.name for p in (tmp_path / "damaged").iterdir()) == ["10", "20"]
 
 
 def test_changed_bytes_are_noticed(tmp_path, context, monkeypatch):

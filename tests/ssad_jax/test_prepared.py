@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from data_prep import lock
 from data_prep.errors import InputError
 from ssad_jax import prepared
 from tests.synthetic import make_prepared
@@ -134,13 +135,17 @@ def test_an_unfinished_dataset_is_not_seen(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_killed_processes_left_is_removed(tmp_path):
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_killed_processes_left_is_removed(tmp_path, monkeypatch, locks):
+    if not locks:
+        monkeypatch.setattr(lock, "_take", lambda path, *_: (os.open(path, os.O_CREAT), False))
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     here = socket.gethostname()
     abandoned = tmp_path / f".set.partial-{here}-{ended.pid}"
+    running = f".set.partial-{here}-{os.getppid()}"  # with a lock it cannot be writing: its number was another's before
     others = [
-        f".set.partial-{here}-{os.getppid()}", f".set.partial-elsewhere-{ended.pid}", f".set.partial-{ended.pid}",
+        running, f".set.partial-elsewhere-{ended.pid}", f".set.partial-{ended.pid}",
         f".set2.partial-{here}-{ended.pid}", f"set.partial-{here}-{ended.pid}", f".set.partial-{here}-{ended.pid}x",
     ]  # fmt: skip
     for path in (abandoned, *(tmp_path / name for name in others)):
@@ -148,7 +153,7 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         (path / "half.npy").write_bytes(b"half")
     with prepared.Writer(tmp_path / "set") as writer:
         assert not abandoned.exists() and writer.path.name == f".set.partial-{here}-{os.getpid()}"
-    assert {path.name for path in tmp_path.iterdir()} == set(others)
+    assert {path.name for path in tmp_path.iterdir()} == set(others) - ({running} if locks else set())
 
 
 def test_a_new_dataset_takes_the_place_of_the_old_whole(written):

@@ -1,0 +1,1 @@
+"""Checks outside the suite: too long for it, or hard on the machine."""

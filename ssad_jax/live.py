@@ -56,9 +56,11 @@ def main() -> None:
             print(json.dumps(describe(score)), flush=True)
     live.check()
     print(f"{windows} windows, {alerts} alerts", file=sys.stderr)
+    pending = live.pending
     for name, account in live.accounts.items():
         if account.read:
-            aside = "".join(f", {reason.replace('_', ' ')} {n:,}" for reason, n in account.set_aside.items())
+            others = {"duplicates": account.duplicates, **account.set_aside, "after_the_last_tick": pending[name]}
+            aside = "".join(f", {reason.replace('_', ' ')} {n:,}" for reason, n in others.items() if n)
             print(f"{name}: {account.read:,} rows, {account.kept:,} in windows' time{aside}", file=sys.stderr)
     if live.unknown:
         names = ", ".join(f"{unit} ({count:,} rows)" for unit, count in live.unknown.most_common(10))

@@ -107,7 +107,7 @@ class Requests:
         return self.start[parent] + spare // 2, self.start[parent] + spare // 2 + end - start
 
     def replay(self, changes: Changes) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-        """Spans and logs as they would have been with `changes`; ids stay. Spans of a broken tree keep their times."""
+        """Spans and logs as they would have been with `changes`; ids stay."""
         gone = set(changes.removed)
         for i in self.order:
             if self.parent[i] in gone:

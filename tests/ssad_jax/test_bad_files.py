@@ -188,7 +188,7 @@ def test_a_document_of_a_checkpoint_that_is_none(trained, content, monkeypatch, 
         return document if document is not None else json.loads(content)
 
     monkeypatch.setattr(checkpoint, "_read_item", damaged)
-    with pytest.raises(InputError, match="no checkpoint in .* can be read; train again in another workdir"):
+    with pytest.raises(InputError, match="no checkpoint in .* can be read; train again: python -m"):
         checkpoint.restore(trained)
     assert "checkpoints/7 is damaged (" in capsys.readouterr().err
 

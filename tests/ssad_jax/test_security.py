@@ -274,8 +274,8 @@ def test_a_gzip_table_whose_row_has_no_end_is_refused(tmp_path, monkeypatch):
     path = bomb_of(tmp_path / "logs.csv.gz", b"a,b\n1,2\n")
     with pytest.raises(InputError, match="no row ends within 16 MiB"):
         csv_rows.read(path)
-    with pytest.raises(InputError, match="field larger than field limit"):
-        csv_rows.first_record(bomb_of(tmp_path / "head.csv.gz", count=1, unit=b"x"))
+    (field,) = csv_rows.first_record(bomb_of(tmp_path / "head.csv.gz", count=1, unit=b"x"))
+    assert len(field) == csv_rows._BLOCK  # of 64 MiB: a header is not read on
 
 
 @pytest.mark.parametrize("unit", [b" ", b"at a.b.C(D.java:1)\n"])
@@ -349,7 +349,7 @@ def test_errors_and_logs_send_no_commands_to_the_terminal(capsys):
 def test_a_damaged_checkpoint_is_told_of_in_plain_text(tmp_path, context, capsys):
     directory = tmp_path / "a\x1b[31m"
     test_checkpoint.write(directory, context, (1, 2))
-    test_checkpoint.damage(directory / "2")
+    test_checkpoint.flip(test_checkpoint.largest(directory / "2"))
     assert checkpoint.restore(directory).step == 1
     assert "damaged" in (shown := capsys.readouterr().err) and "\x1b" not in shown
 

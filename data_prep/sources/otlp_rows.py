@@ -69,33 +69,31 @@ def spans(request, data: bytes) -> Iterator[tuple]:
 
 def logs(request, data: bytes) -> Iterator[tuple]:
     """time, service, instance, severity, body, trace, span; what `events` takes is left out"""
-    kubernetes = _REASON_BYTES in data
-    for group in request.resource_logs or ():
-        service, instance = owner(group.resource)
-        for scope in group.scope_logs or ():
-            for record in scope.log_records or ():
-                body = text(record.body)
-                if not _is_event(record, body, kubernetes):
-                    yield (
-                        record.time_unix_nano or record.observed_time_unix_nano, service, instance,
-                        _severity(record.severity_text or "", record.severity_number), body, _id(record.trace_id),
-                        _id(record.span_id),
-                    )  # fmt: skip
+    for _, whose, record, time, body in _records(request, _REASON_BYTES in data, events=False):
+        severity = _severity(record.severity_text or "", record.severity_number)
+        yield time, *whose, severity, body, _id(record.trace_id), _id(record.span_id)
 
 
 def events_of_logs(request, data: bytes) -> Iterator[tuple]:
     """time, service, instance, name, body of Kubernetes' events and of records that have a name but no body"""
     kubernetes = _REASON_BYTES in data
+    for resource, whose, record, time, body in _records(request, kubernetes, events=True):
+        reason = _first(otlp.attributes(record.attributes), (_REASON,)) if kubernetes else None
+        yield time, *(reason and _owner_of_object(resource) or whose), reason or record.event_name, body
+
+
+def _records(request, kubernetes: bool, events: bool) -> Iterator[tuple]:
+    """(resource, service and instance, record, time, body) of the log records that are events, or of all others.
+
+    kubernetes: whether there may be events of Kubernetes among them.
+    """
     for group in request.resource_logs or ():
-        service, instance = owner(group.resource)
+        whose = owner(group.resource)
         for scope in group.scope_logs or ():
             for record in scope.log_records or ():
                 body = text(record.body)
-                if _is_event(record, body, kubernetes):
-                    time = record.time_unix_nano or record.observed_time_unix_nano
-                    reason = _first(otlp.attributes(record.attributes), (_REASON,)) if kubernetes else None
-                    whose = _owner_of_object(group.resource) if reason else None
-                    yield time, *(whose or (service, instance)), reason or record.event_name, body
+                if _is_event(record, body, kubernetes) == events:
+                    yield group.resource, whose, record, record.time_unix_nano or record.observed_time_unix_nano, body
 
 
 def events_of_spans(request, data: bytes) -> Iterator[tuple]:

@@ -8,6 +8,7 @@ shuffles the chunks and the examples within each, it never mixes examples of dif
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,15 @@ class Batch(NamedTuple):
     start_tick: jax.Array  # [B, S] int32; windows i, j overlap iff |start_tick_i - start_tick_j| < window_length
     index: jax.Array  # [B] int32, the example's number in the whole dataset (for keys); -1 at padding
     ticks: jax.Array | None = None  # [B, S, T, C] float16: signals tick by tick, where a method reads them
+    inputs: dict[str, jax.Array] | None = None  # [B, S, ...]: what `Needs.inputs` makes for each window
+    shared: dict[str, jax.Array] | None = None  # what it makes for all of them together
+
+
+class Inputs(NamedTuple):
+    """What a method makes of a dataset's tables for some windows."""
+
+    windows: dict[str, np.ndarray]  # [w, ...] of each window
+    shared: dict[str, np.ndarray]  # what they refer to
 
 
 class Needs(NamedTuple):
@@ -36,6 +46,7 @@ class Needs(NamedTuple):
 
     tick_signals: tuple[np.ndarray, np.ndarray] | None = None  # node [C], channel [C]: signals to have tick by tick
     alone: bool = False  # examples are single windows, each once, instead of sequences
+    inputs: Callable[[Prepared, np.ndarray], Inputs] | None = None  # dataset, rows of windows [w] -> Inputs
 
 
 NOTHING_ELSE = Needs()
@@ -46,7 +57,7 @@ def resident(prepared: Prepared, ids=None, needs: Needs = NOTHING_ELSE) -> dict[
 
     Returns:
         nodes [W, N, 32] f32, senders, receivers [W, E] i32, edge_kind [W, E] i8, n_edge, n_node, start_tick [W] i32,
-        and where a method needs them ticks [W, T, C] f16.
+        and where a method needs them ticks [W, T, C] f16, and inputs and shared as `Needs.inputs` makes them.
 
     Raises:
         InputError: the dataset has no per-tick signals, and they are needed.
@@ -59,6 +70,8 @@ def resident(prepared: Prepared, ids=None, needs: Needs = NOTHING_ELSE) -> dict[
             raise InputError(f"{prepared.directory} holds no per-tick signals; prepare the data again")
         windows = np.arange(prepared.windows.num_windows)[rows]
         arrays["ticks"] = prepared.ticks.of(windows, prepared.manifest["window_length"], *needs.tick_signals)
+    if needs.inputs is not None:
+        arrays["inputs"], arrays["shared"] = needs.inputs(prepared, np.arange(prepared.windows.num_windows)[rows])
     return {**arrays, "n_node": n_node}
 
 
@@ -77,7 +90,7 @@ def graphs_tuple(resident: dict[str, jax.Array], idx: jax.Array) -> jraph.Graphs
         A GraphsTuple stacked over [B, S], each entry a padded jraph graph of one real and one padding graph:
         nodes [B, S, N, 32], edges (kinds), senders, receivers [B, S, E], n_node and n_edge [B, S, 2].
     """
-    window = jax.tree.map(lambda a: a[jnp.maximum(idx, 0)], resident)
+    window = {name: resident[name][jnp.maximum(idx, 0)] for name in (*WINDOW_ARRAYS, "n_node")}
     num_nodes, num_edges = window["nodes"].shape[-2], window["senders"].shape[-1]
 
     def real_and_padding(real, total):
@@ -100,7 +113,8 @@ def make_batch(windows: dict[str, jax.Array], sequences: jax.Array, index: jax.A
     graphs = graphs_tuple(windows, sequences)
     first = jnp.maximum(sequences, 0)
     ticks = windows["ticks"][first] if "ticks" in windows else None
-    return Batch(graphs, mask, windows["start_tick"][first], index, ticks)
+    inputs = jax.tree.map(lambda a: a[first], windows.get("inputs"))
+    return Batch(graphs, mask, windows["start_tick"][first], index, ticks, inputs, windows.get("shared"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,10 +150,12 @@ def plan_chunks(prepared: Prepared, batch_size: int, megabytes: float, needs: Ne
 def window_bytes(prepared: Prepared, needs: Needs = NOTHING_ELSE) -> int:
     """Bytes that one window takes on the device."""
     arrays = (getattr(prepared.windows, name) for name in WINDOW_ARRAYS)
-    ticks = 0
+    extra = 4
     if needs.tick_signals is not None:
-        ticks = np.float16().itemsize * prepared.manifest["window_length"] * len(needs.tick_signals[0])
-    return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays) + 4 + ticks
+        extra += np.float16().itemsize * prepared.manifest["window_length"] * len(needs.tick_signals[0])
+    if needs.inputs is not None:  # what windows share is not counted
+        extra += sum(a.nbytes for a in needs.inputs(prepared, np.arange(1)).windows.values())
+    return sum(a.dtype.itemsize * int(np.prod(a.shape[1:])) for a in arrays) + extra
 
 
 def load_chunk(prepared: Prepared, chunk: Chunk, needs: Needs = NOTHING_ELSE) -> dict:

@@ -89,7 +89,7 @@ def _one_protocol(config, title: str, chosen: list, num_seeds: int, store) -> di
             store.ensure(family, part, seeds, cache)
         cells = {seed: {p.name: store.get(family, p, seed).detectors for p in parts} for seed in seeds}
         first = cells[seeds[0]][parts[0].name]
-        main = ONLY if ONLY in first else config.score.variant
+        main = next(name for name in (ONLY, config.score.variant, "calibrated") if name in first)
         others = [name for name in first if name != main] if family.name == family.method else []
         for seen in (main, *others):
             name = family.name if seen == main else f"{family.name}: {seen}"

@@ -10,7 +10,7 @@ import difflib
 from ml_collections import ConfigDict
 
 from data_prep.errors import InputError
-from ssad_jax.methods import METHODS
+from ssad_jax.methods import COMPARED, METHODS
 
 
 def default_config(name: str) -> ConfigDict:
@@ -18,10 +18,10 @@ def default_config(name: str) -> ConfigDict:
     config = ConfigDict()
     config.name = name
     config.seed = 0
-    config.method = "knowledge_ssl"  # knowledge_ssl (method A) | cross_service (method B)
+    config.method = "knowledge_ssl"  # knowledge_ssl (method A) | cross_service (method B) | a compared one | your own
     config.evaluation_log = ""  # JSON lines file: every evaluation on labelled test windows that are not simulated
 
-    config.methods = ConfigDict({method: {} for method in METHODS})  # settings of each; see `use_method`
+    config.methods = ConfigDict({method: {} for method in (*METHODS, *COMPARED)})  # of each; see `use_method`
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
@@ -98,6 +98,8 @@ def default_config(name: str) -> ConfigDict:
         "modality_drop": 0.2,  # share of the others that lack one
         "align_ticks": 1,  # a called service is moved in time by so many ticks at most
     })
+    config.compared = ConfigDict({  # sizes of the compared systems (docs/compared.md)
+    })
     config.knowledge = ConfigDict({
         "path": "",
         "variant": "rules",  # rules | shuffled | random | none: what the prototypes know
@@ -152,7 +154,7 @@ def use_method(config: ConfigDict, name: str) -> None:
     Raises:
         InputError: there is no such key, or its value has another type.
     """
-    known, own = flatten(config.to_dict()), flatten(config.methods[name].to_dict())
+    known, own = flatten(config.to_dict()), flatten(config.methods.get(name, ConfigDict()).to_dict())
     for key, value in own.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)

@@ -137,6 +137,7 @@ def evaluate_params(config, data: Prepared, method, params, workdir, facts: dict
         **facts,
         "num_test_windows": len(test.window),
         "num_null_windows": int((test.label < 0).sum()),
+        "num_unjudged_windows": scored.unjudged,
         "num_calibration_windows": len(scored.held_out_terms.window),
         "masked_log_error": masked_log_error(data, scored),
         "thresholds": _thresholds(data, scored, test, config),

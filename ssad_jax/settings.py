@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import InputError
 from ssad_jax import evaluation_log
-from ssad_jax.methods import METHODS
+from ssad_jax.methods import COMPARED, METHODS
 
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
@@ -50,8 +50,9 @@ def check(config) -> None:
     Raises:
         InputError: the first value that cannot be used, with the values that can.
     """
-    if config.method not in METHODS:
-        raise InputError(f"method={config.method!r} is unknown; use {' or '.join(METHODS)}")
+    known = (*METHODS, *COMPARED)
+    if config.method not in known and "." not in config.method:
+        raise InputError(f"method={config.method!r} is unknown; use {', '.join(known)} or package.module of your own")
     if config.knowledge.path and not Path(config.knowledge.path).is_file():
         raise InputError(
             f"knowledge.path={config.knowledge.path!r} is not a file; start from the directory that it is relative to, "

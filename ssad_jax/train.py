@@ -32,12 +32,16 @@ UNTRAINED_SEED = 1_000_003  # added to the seed: not the networks that training 
 
 
 def make_optimizer(config) -> optax.GradientTransformation:
-    """AdamW after clipping the global norm of the gradient."""
+    """AdamW after clipping the global norm of the gradient; what is not learned does not decay (`Method`)."""
     options = config.optimizer
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
-        optax.adamw(options.learning_rate, weight_decay=options.weight_decay),
+        optax.adamw(options.learning_rate, weight_decay=options.weight_decay, mask=_learned),
     )
+
+
+def _learned(params):
+    return {name: jax.tree.map(lambda _, name=name: name != "fixed", tree) for name, tree in params.items()}
 
 
 def make_gradient(loss):
@@ -73,22 +77,46 @@ def make_gradient(loss):
     return gradient
 
 
-def make_epoch(loss, optimizer: optax.GradientTransformation, together: bool | None = None):
+def make_observation(observe):
+    """The per-device mean over an epoch's batches of what one network gives: (params, dataset, order) -> means.
+
+    Args:
+        observe: `Method.observe`: (params, batch) -> local sums, local count.
+    """
+
+    def observation(params, dataset, order):
+        def of_batch(index):
+            batch = batching.make_batch(dataset["windows"], dataset["sequences"][jnp.maximum(index, 0)], index)
+            return parallel.sum_devices(observe(params, batch))
+
+        sums, count = jax.tree.map(lambda x: x.sum(0), lax.map(of_batch, order))
+        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums)
+
+    return observation
+
+
+def make_epoch(method, optimizer: optax.GradientTransformation, together: bool | None = None):
     """The per-device epoch: (state, dataset, order [K, steps, B / devices]) -> (state, records [K, steps]).
 
     A record is {name: (sum, count)} of the loss terms and diagnostics, and the norm of the gradient.
 
     Args:
+        method: with `loss`, `observe`, `absorb`.
         together: see `map_networks`.
     """
-    return map_networks(epoch_of_one(loss, optimizer), together)
+    return map_networks(epoch_of_one(method, optimizer), together)
 
 
-def epoch_of_one(loss, optimizer: optax.GradientTransformation):
+def epoch_of_one(method, optimizer: optax.GradientTransformation):
     """`make_epoch` of a single network, without the leading axis."""
-    gradient = make_gradient(loss)
+    gradient = make_gradient(method.loss)
+    observation = method.observe and make_observation(method.observe)
 
     def epoch(state, dataset, order):
+        if observation:
+            means = observation(state["params"], dataset, order)
+            state = {**state, "params": method.absorb(state["params"], means, state["step"])}
+
         def step(state, index):
             gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)
             with jax.named_scope("optimiser"):
@@ -198,7 +226,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
         workdirs.write_config(workdir, config, prepared.manifest["dataset_hash"])
     state = parallel.replicate(state, mesh)
     feed = Feed(prepared, config, mesh, own_streams, method.needs)
-    run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+    run_epoch = parallel.MappedEpoch(make_epoch(method, optimizer), mesh, config.parallel.mapping)
     log = RunLog(workdir, config.train.num_epochs, done, first_step, parallel.is_main())
     with (
         StopSignals() as signals,
@@ -254,7 +282,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     own = np.concatenate([streams(seed, count) for seed in seeds])
     optimizer = make_optimizer(config)
     state = jax.device_get(jax.jit(lambda: init_state(method.init, optimizer, own))())
-    run_epoch = parallel.MappedEpoch(make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+    run_epoch = parallel.MappedEpoch(make_epoch(method, optimizer), mesh, config.parallel.mapping)
     params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own, method.needs), config.train.num_epochs, mesh)
     if not finite(params):
         raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import jax
 
+from data_prep.errors import InputError
 from ssad_jax import checkpoint, methods, train
 from ssad_jax.checkpoint import Checkpoint, Context
 from ssad_jax.knowledge import Knowledge
@@ -21,10 +22,20 @@ def restore(workdir, step: int | None = None) -> Checkpoint:
 
 
 def method(context: Context, system: System) -> Method:
-    """The method that a checkpoint's config describes, for a system: the checkpoint's own, or another dataset's."""
+    """The method that a checkpoint's config describes, for a system: the checkpoint's own, or another dataset's.
+
+    Raises:
+        InputError: the method's parameters belong to the names of the dataset that it was trained on.
+    """
     saved = context.knowledge
     knowledge = Knowledge(tuple(saved["names"]), saved["keys"]) if saved else None
-    return methods.get(context.config.method).create(context.config, system, knowledge)
+    made = methods.get(context.config.method).create(context.config, system, knowledge)
+    if made.bound and system.node_names != context.system.node_names:
+        raise InputError(
+            f"{context.config.method} knows the {len(context.system.node_names)} nodes that it was trained on alone, "
+            f"this dataset has other ones ({len(system.node_names)}); train on this dataset"
+        )
+    return made
 
 
 def _abstract_params(context: Context):

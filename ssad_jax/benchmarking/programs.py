@@ -28,7 +28,7 @@ class Training:
         state = jax.device_get(jax.jit(lambda: train.init_state(method.init, optimizer, own))())
         self._state = parallel.replicate(state, mesh)
         self._feed = train.Feed(prepared, config, mesh, own, method.needs)
-        self._run = parallel.MappedEpoch(train.make_epoch(method.loss, optimizer), mesh, config.parallel.mapping)
+        self._run = parallel.MappedEpoch(train.make_epoch(method, optimizer), mesh, config.parallel.mapping)
         self._number = 0
         self.method, self.num_windows = method, self._feed.num_windows
 

@@ -19,7 +19,9 @@ from ssad_jax.scoring.output import write_arrays
 
 VERSION = 2
 LATER = ("alerts", "score.variant")  # what is made of scores afterwards
-TRAINING = ("method", "data", "simulate", "model", "loss", "views", "knowledge", "optimizer", "train", "parallel")
+TRAINING = (
+    "method", "data", "simulate", "model", "loss", "views", "knowledge", "optimizer", "train", "parallel", "compared",
+)  # fmt: skip
 OUTSIDE = (  # no score comes from these
     "report", "studies", "comparison/figures.py", "comparison/tables.py", "compare.py", "vus.py", "resampling.py",
     "metrics.py", "evaluate.py", "evaluation_log.py", "main.py", "scoring/alarms.py", "scoring/explain.py",

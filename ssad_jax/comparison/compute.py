@@ -19,17 +19,26 @@ from ssad_jax.floors.cross_fit import Windows
 from ssad_jax.floors.linear import closed_form, score_linear
 from ssad_jax.floors.pyod import PYOD
 from ssad_jax.scoring.assess import Detector
-from ssad_jax.scoring.calibration import kind_names
 from ssad_jax.scoring.conformal import overlap
-from ssad_jax.scoring.detectors import Scored, make_detector, score_dataset, suspect_lists, with_threshold
+from ssad_jax.scoring.detectors import (
+    Scored,
+    make_detector,
+    score_dataset,
+    score_pairs,
+    suspect_lists,
+    with_threshold,
+)
 from ssad_jax.scoring.terms import scorer
 from ssad_jax.scoring.thresholds import Threshold
+from ssad_jax.scoring.window_scores import on_held_out_scale
 
 ONLY = "score"  # the one detector of a closed family
 
 
-def compute(family: Family, split: Split, seeds: list[int], cache: dict) -> Iterator[tuple[int, dict[str, Detector]]]:
-    """The detectors of a family on a split, seed by seed.
+def compute(
+    family: Family, split: Split, seeds: list[int], cache: dict
+) -> Iterator[tuple[int, dict[str, Detector], dict]]:
+    """The detectors of a family on a split, seed by seed, with facts: what training and scoring took.
 
     Args:
         cache: of the split, for what several families read.
@@ -42,8 +51,12 @@ def compute(family: Family, split: Split, seeds: list[int], cache: dict) -> Iter
         method = make_method(config, split)
         score = scorer(method)
         fresh = ((seed, train.untrained(config, method.init, seed)) for seed in seeds)
+        begin = time.perf_counter()
         for seed, params in fresh if family.kind == "untrained" else fit(config, split, seeds, method):
-            yield seed, scored_detectors(split, score_dataset(score, params, data, config.score))
+            trained = time.perf_counter()
+            scored = score_dataset(score, params, data, config.score)
+            yield seed, scored_detectors(split, scored), _facts(split, scored, begin, trained)
+            begin = time.perf_counter()
         jax.clear_caches()  # each training's programs would stay: 0.1 GB apiece
     elif family.kind == "recipe":
         if family.name == CLOSED_FORM:
@@ -52,12 +65,21 @@ def compute(family: Family, split: Split, seeds: list[int], cache: dict) -> Iter
             scored = score_linear(data, config.score, processor=family.name != RECIPE)
         detectors = scored_detectors(split, scored)
         for seed in seeds:
-            yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}
+            yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}, {}
     else:
         if "windows" not in cache:
             cache["windows"] = Windows(data, split.held_out, split.test)
         for seed in seeds:
-            yield seed, {ONLY: _floor(family, split, cache["windows"], seed)}
+            yield seed, {ONLY: _floor(family, split, cache["windows"], seed)}, {}
+
+
+def _facts(split: Split, scored: Scored, begin: float, trained: float) -> dict:
+    """Seconds of training and windows scored a second (by each of the K networks in turn), compilation included."""
+    seconds = time.perf_counter() - trained
+    windows = len(split.held_out) + len(split.test)
+    return {
+        "train_seconds": trained - begin, "windows_per_second": windows / seconds, "unjudged_windows": scored.unjudged
+    }  # fmt: skip
 
 
 def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detector:
@@ -81,27 +103,17 @@ def _overlap(split: Split):
     return overlap(start, facts["window_length"], facts["stride"])
 
 
-def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(x - median) / (q95 - median) of the held-out scores: raw scores of several splits can be pooled so.
-
-    Calibrated scores and terms need no such scale: they were calibrated on the split's held-out windows.
-    """
-    middle, high = np.quantile(held_out, [0.5, 0.95])
-    spread = high - middle if high > middle else held_out.std() or 1.0
-    return (held_out - middle) / spread, (test - middle) / spread
-
-
 def scored_detectors(split: Split, scored: Scored) -> dict[str, Detector]:
     """Both score variants (with suspects), each term and each kind of node alone, on the split's windows."""
     for ids, own in ((split.held_out, scored.held_out_terms.window), (split.test, scored.terms.window)):
         if not np.array_equal(ids, own):
             raise AssertionError("a method scores other windows than the other detectors")
     names = suspect_lists(split.prepared, scored)
-    low, high = scored.held_out, scored.scores
-    pairs = {name: (getattr(low, name), getattr(high, name)) for name in ("calibrated", "paper")}
-    pairs["paper"] = on_held_out_scale(*pairs["paper"])
-    pairs |= {name: (getattr(low, name), getattr(high, name)) for name in ("reconstruction", "temporal", "prior")}
-    pairs |= {f"kind {k}": (low.kind[:, i], high.kind[:, i]) for i, k in enumerate(kind_names(scored.calibration))}
+    groups = score_pairs(scored)
+    groups["variants"]["paper"] = on_held_out_scale(*groups["variants"]["paper"])
+    if scored.score_names:
+        del groups["variants"]["paper"]  # it is the same
+    pairs = groups["variants"] | groups["terms"] | {f"kind {k}": pair for k, pair in groups["kinds"].items()}
     layout, settings = _overlap(split), split.config.score
     return {
         name: make_detector(name, held_out, test, settings, layout, names if name in ("calibrated", "paper") else None)
@@ -122,9 +134,9 @@ class Store:
             if any(self.get(part, split, seed) is None for seed in seeds):
                 self.ensure(part, split, seeds, cache)
         started = time.perf_counter()
-        for seed, detectors in compute(family, split, self.missing(family, split, seeds), cache):
+        for seed, detectors, facts in compute(family, split, self.missing(family, split, seeds), cache):
             seconds, started = time.perf_counter() - started, time.perf_counter()
-            self.keep(family, split, seed, detectors, seconds)
+            self.keep(family, split, seed, detectors, facts | {"seconds": seconds})
 
     def missing(self, family: Family, split: Split, seeds: list[int]) -> list[int]:
         """The seeds without a cell; cells of another version of the program are counted."""
@@ -137,12 +149,12 @@ class Store:
                 self.other_program += found.facts["program"] != self._program
         return out
 
-    def keep(self, family: Family, split: Split, seed: int, detectors: dict[str, Detector], seconds: float) -> None:
-        """Write a cell that took so many seconds."""
-        facts = {"program": self._program, "seconds": seconds, "device": jax.devices()[0].device_kind}
+    def keep(self, family: Family, split: Split, seed: int, detectors: dict[str, Detector], facts: dict) -> None:
+        """Write a cell that took `facts["seconds"]`."""
+        facts = facts | {"program": self._program, "device": jax.devices()[0].device_kind}
         cells.save(cells.path_of(self._workdir, split, family, seed), split, cells.Cell(detectors, facts))
         self.computed += 1
-        self._say(f"{split.name} {family.name} seed {seed}: {seconds:.1f} s")
+        self._say(f"{split.name} {family.name} seed {seed}: {facts['seconds']:.1f} s")
 
     def get(self, family: Family, split: Split, seed: int) -> cells.Cell | None:
         """The cell, if it is there; of a combined family, made of those of its parts."""

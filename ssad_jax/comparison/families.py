@@ -14,6 +14,7 @@ from ssad_jax import settings
 from ssad_jax.config import use_method
 from ssad_jax.floors import FLOORS
 from ssad_jax.floors.pyod import PYOD
+from ssad_jax.methods import COMPARED
 
 MAIN, CROSS = "knowledge_ssl", "cross_service"  # methods A and B
 COMBINED = "combined"
@@ -75,6 +76,7 @@ def families() -> dict[str, Family]:
         *(Family(name, "untrained", method=method) for method, name in UNTRAINED.items()),
     ]  # fmt: skip
     trained += [Family(name, "trained", tuple(changes.items()), method=MAIN) for name, changes in ABLATIONS.items()]
+    trained += [Family(name, "trained", method=name) for name in COMPARED]
     return {family.name: family for family in closed + trained}
 
 
@@ -89,6 +91,7 @@ def select(names: str, config) -> tuple[list[Family], list[str]]:
     remedy = 'PyOD is not installed; pip install -e ".[baselines]"'
     if names.strip() != "all":
         wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+        known |= {name: Family(name, "trained", method=name) for name in wanted if "." in name}  # the user's own
         for name in wanted:
             if name in known:
                 settings.check(known[name].config(config))

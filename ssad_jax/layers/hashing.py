@@ -71,3 +71,8 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
     bits = random_bits(keys, counter)  # [B, S, N, H / 4]
     octets = jnp.concatenate([(bits >> (8 * i)) & jnp.uint32(0xFF) for i in range(4)], axis=-1)[..., :width]
     return jnp.where(octets >= threshold, x * (256 / (256 - threshold)), 0).astype(x.dtype)
+
+
+def uniform(keys: jax.Array, counter: jax.Array) -> jax.Array:
+    """Uniform float32 in [0, 1) for each key and counter (see `random_bits`)."""
+    return (random_bits(keys, counter) >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)

@@ -6,17 +6,27 @@ METHODS = {
     "knowledge_ssl": "ssad_jax.methods.knowledge_ssl",  # method A
     "cross_service": "ssad_jax.methods.cross_service",  # method B
 }
+COMPARED: dict[str, str] = {}  # the compared systems
 WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 
 
 def get(name: str):
-    """The module of the method called `name`.
+    """The module of the method called `name`: a known one, or a module of the user's, `package.module`.
 
     Raises:
         InputError: there is none of that name.
     """
     from data_prep.errors import InputError
 
-    if name not in METHODS:
-        raise InputError(f"config.method is {name!r}; known methods are {', '.join(sorted(METHODS))}")
-    return importlib.import_module(METHODS[name])
+    known = METHODS | COMPARED
+    if name not in known and "." not in name:
+        raise InputError(
+            f"config.method is {name!r}; known methods are {', '.join(sorted(known))}, or package.module of your own"
+        )
+    try:
+        module = importlib.import_module(known.get(name, name))
+    except ImportError as error:
+        raise InputError(f"method {name!r} cannot be imported ({error}); start where the module can be found") from None
+    if not hasattr(module, "create"):
+        raise InputError(f"{module.__name__} has no function create(config, system, knowledge) -> Method")
+    return module

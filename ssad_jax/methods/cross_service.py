@@ -196,4 +196,4 @@ def create(config, system: System, knowledge=None) -> Method:
         return contrastive.pair_distances(z, other, batch.start_tick.reshape(-1), batch.window_mask.reshape(-1), apart)
 
     needs = Needs(tick_signals=(services.node, services.channel), alone=True)
-    return Method(init, loss, score, pair_distances, ("none",), needs=needs, by_distance=True)
+    return Method(init, loss, score, pair_distances, needs=needs, by_distance=True)

@@ -29,6 +29,16 @@ class Representations(NamedTuple):
     system: jax.Array  # [B, L, F]
 
 
+class WindowScores(NamedTuple):
+    """The same of a method that has a score of its own for each window; larger is more anomalous.
+
+    nan of windows in which it has nothing to judge, and of windows that do not exist.
+    """
+
+    score: jax.Array  # [B, L, V]: as `Method.score_names` has them
+    service: jax.Array | None = None  # [B, L, U]: how far each service deviates, >= 0; None: it names no suspects
+
+
 class Carry(NamedTuple):
     """What the windows of a run leave to the next one."""
 
@@ -37,14 +47,22 @@ class Carry(NamedTuple):
 
 
 class Method(NamedTuple):
-    """Pure functions; see the functions of the same names in the modules of methods."""
+    """Pure functions; see the functions of the same names in the modules of methods.
+
+    What is computed from training windows and not learned (a centre, a scale) lies in `params["fixed"]`: `observe` is
+    averaged over a pass through the training windows before an epoch, `absorb` puts the means where they belong.
+    """
 
     init: Callable  # key -> params, a nested dict of arrays
     loss: Callable  # params, batch, keys [B], gather -> sums, counts, diagnostics
-    score: Callable  # params, batch, keys=None -> ScoreTerms or Representations
-    pair_distances: Callable  # params, batch, keys [B] -> positive [n], negative [n, n]
-    prototype_names: tuple[str, ...]
+    score: Callable  # params, batch, keys=None -> ScoreTerms, Representations or WindowScores
+    pair_distances: Callable | None = None  # params, batch, keys [B] -> positive [n], negative [n, n]
+    prototype_names: tuple[str, ...] = ("none",)
     begin: Callable | None = None  # -> Carry before a run's first window
     step: Callable | None = None  # params, batch of one run's next L windows, carry -> ScoreTerms, carry
     needs: Needs = Needs()  # what it reads of a dataset
     by_distance: bool = False  # `score` gives Representations
+    score_names: tuple[str, ...] = ()  # `score` gives WindowScores; the first is the method's score, others are shown
+    observe: Callable | None = None  # params, batch -> sums (a pytree), count, over the batch's windows
+    absorb: Callable | None = None  # params, means, step -> params, before the epoch that begins at a step
+    bound: bool = False  # parameters belong to the names of the dataset that they were trained on

@@ -21,8 +21,11 @@ class PairDistances(NamedTuple):
 def pair_distances(method, params, prepared: Prepared, held_out: np.ndarray, config) -> PairDistances:
     """Distances within one training-sized batch of held-out windows (rows of Prepared.windows, in run order).
 
-    Windows are taken in sequences of the training length; a sequence stays within one segment.
+    Windows are taken in sequences of the training length; a sequence stays within one segment. None of a method that
+    compares no pairs.
     """
+    if method.pair_distances is None:
+        return PairDistances(np.zeros(0), np.zeros(0))
     length, batch_size = 1 if method.needs.alone else config.data.sequence_length, config.data.batch_size
     segment = prepared.windows.segment[held_out]
     sequences = []

@@ -25,6 +25,7 @@ from ssad_jax.scoring.terms import (
     some_fit_runs,
 )
 from ssad_jax.scoring.thresholds import Threshold, alerts, decide
+from ssad_jax.scoring.window_scores import as_scores, no_columns, read_scores
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +39,8 @@ class Scored:
     terms: Terms  # of the test windows, in time order
     scores: Scores
     readings: tuple[Readings, ...] = ()  # of each network's states, for new windows
+    score_names: tuple[str, ...] = ()  # of a method's own scores (`Terms.own`)
+    unjudged: int = 0  # test windows in which a method with scores of its own had nothing to judge
 
 
 def score_dataset(score, params, prepared: Prepared, score_config, own: bool = True) -> Scored:
@@ -54,7 +57,7 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
     Raises:
         InputError: there are no calibration windows.
     """
-    place = service_columns(prepared.system) if score.by_distance else columns(prepared.system)
+    place = service_columns(prepared.system) if score.by_distance or score.score_names else columns(prepared.system)
     calibration_runs, test_runs = _same_length(prepared.calibration_runs, prepared.test_runs)
     networks = [jax.tree.map(lambda p, k=k: p[k], params) for k in range(len(jax.tree.leaves(params)[0]))]
 
@@ -65,12 +68,16 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
         return score_runs(score, network, prepared, runs, score_config.batch_runs)
 
     def judge(k, network):
-        """(calibration, test) terms of one network, and the readings of its states.
+        """(calibration, test) terms of one network, and the readings of its states, or windows it cannot judge.
 
         Its normal states are those of all calibration windows, also of groups that it was fitted on.
         """
         held_out, test = by(network, calibration_runs), by(network, test_runs)
         run = prepared.windows.segment[held_out.window]
+        if score.score_names:
+            mine = prepared.windows.group[held_out.window] == k
+            unjudged = int(np.isnan(test.own[:, 0]).sum())
+            return *read_scores(held_out.take(mine) if own else held_out, test), unjudged
         if score.by_distance:
             fit = by(network, fit_runs)
             held_out, test = read_distances(fit, held_out, run, test, score_config.neighbours)
@@ -80,10 +87,23 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
 
     held_out, test, readings = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
     together = joined(held_out) if own else averaged(held_out)
+    if score.score_names:
+        return _own_scores(prepared, place, together, averaged(test), score, score_config, max(readings))
     if score.by_distance:  # what distances are from has none of its own; they need no history
         return calibrate(prepared, place, together.take(slice(0)), together, averaged(test), score_config, warm_up=0)
     scored = calibrate(prepared, place, by(networks[0], fit_runs), together, averaged(test), score_config)
     return dataclasses.replace(scored, readings=readings)
+
+
+def _own_scores(prepared: Prepared, place: Columns, held_out: Terms, test: Terms, score, settings, unjudged) -> Scored:
+    """A method's own scores as they are; what it says of services is calibrated like residuals, for suspects."""
+    place = place if held_out.residual.shape[1] else no_columns()
+    scored = calibrate(prepared, place, held_out.take(slice(0)), held_out, test, settings, warm_up=0)
+    calibration = dataclasses.replace(scored.calibration, kinds=scored.calibration.kinds[:0])
+    low, high = as_scores(scored.held_out, scored.held_out_terms), as_scores(scored.scores, scored.terms)
+    return dataclasses.replace(
+        scored, calibration=calibration, held_out=low, scores=high, score_names=score.score_names, unjudged=unjudged
+    )
 
 
 def warm_up_windows(prepared: Prepared) -> int:
@@ -159,27 +179,37 @@ def overlap_of(prepared: Prepared, scored: Scored) -> Overlap:
     return overlap(start, facts["window_length"], facts["stride"])
 
 
-def suspect_lists(prepared: Prepared, scored: Scored) -> list[list[str]]:
+def suspect_lists(prepared: Prepared, scored: Scored) -> list[list[str]] | None:
+    """The suspects of each test window; None where the method names none."""
+    if not len(scored.place.node) and scored.score_names:
+        return None
     blame = service_blame(prepared.system, scored.calibration, scored.scores.node_error)
     return suspects(prepared.system, blame)
 
 
+def score_pairs(scored: Scored) -> dict[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+    """'variants', 'terms' and 'kinds' -> name -> (held-out scores, test scores)."""
+    low, high = scored.held_out, scored.scores
+    pairs = {"variants": {name: (getattr(low, name), getattr(high, name)) for name in ("calibrated", "paper")}}
+    if scored.score_names:
+        both = scored.held_out_terms.own, scored.terms.own
+        pairs["terms"] = {name: tuple(own[:, i] for own in both) for i, name in enumerate(scored.score_names) if i}
+        return pairs | {"kinds": {}}
+    terms = ("reconstruction", "temporal", "prior")
+    pairs["terms"] = {name: (getattr(low, name), getattr(high, name)) for name in terms}
+    kinds = enumerate(kind_names(scored.calibration))
+    return pairs | {"kinds": {name: (low.kind[:, i], high.kind[:, i]) for i, name in kinds}}
+
+
 def method_detectors(prepared: Prepared, scored: Scored, score_config) -> dict[str, dict[str, Detector]]:
     """'variants', 'terms' and 'kinds' -> name -> detector; the variants name suspects."""
-    names = suspect_lists(prepared, scored)
-    layout = overlap_of(prepared, scored)
-    low, high = scored.held_out, scored.scores
-
-    def build(name, suspected=None):
-        return make_detector(name, getattr(low, name), getattr(high, name), score_config, layout, suspected)
-
-    kinds = {}
-    for i, kind in enumerate(kind_names(scored.calibration)):
-        kinds[kind] = make_detector(kind, low.kind[:, i], high.kind[:, i], score_config, layout)
+    names, layout = suspect_lists(prepared, scored), overlap_of(prepared, scored)
     return {
-        "variants": {name: build(name, names) for name in ("calibrated", "paper")},
-        "terms": {name: build(name) for name in ("reconstruction", "temporal", "prior")},
-        "kinds": kinds,
+        group: {
+            name: make_detector(name, *pair, score_config, layout, names if group == "variants" else None)
+            for name, pair in pairs.items()
+        }
+        for group, pairs in score_pairs(scored).items()
     }
 
 

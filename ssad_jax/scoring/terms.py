@@ -12,7 +12,7 @@ import numpy as np
 
 from ssad_jax.batching import Needs, make_batch, resident
 from ssad_jax.layers.services import first_nodes
-from ssad_jax.methods.interface import Representations
+from ssad_jax.methods.interface import Representations, WindowScores
 from ssad_jax.prepared import NODE_KINDS, Prepared, System
 
 LOG_COUNT = 0  # channel of a log node: how often the line was written
@@ -43,6 +43,7 @@ class Terms(NamedTuple):
     log_error: np.ndarray | None = None  # [M] f32: mean squared residual of the counts of log lines, each masked once
     read: np.ndarray | None = None  # [M, 2] f32: temporal and prior term as `scoring.states` reads them; None: as above
     service: np.ndarray | None = None  # [M, U, H] f32: representations of services, until distances are read off them
+    own: np.ndarray | None = None  # [M, V] f32: a method's own scores of windows; nan where it had nothing to judge
 
     def take(self, rows) -> "Terms":
         return Terms(*(None if a is None else a[rows] for a in self))
@@ -100,6 +101,10 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
         if isinstance(terms, Representations):
             parts.append(_represented(ids[real], position, terms.service[real], terms.system[real]))
             continue
+        if isinstance(terms, WindowScores):
+            service = np.zeros((*ids.shape, 0)) if terms.service is None else terms.service
+            parts.append(_judged(ids[real], position, service[real], terms.score[real]))
+            continue
         everything = np.asarray(terms.residual)[real]
         residual = everything[:, place.node, place.channel]
         log_error = np.square(everything[:, logs, LOG_COUNT]).mean(1) if len(logs) else np.zeros(real.sum(), np.float32)
@@ -108,6 +113,8 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
     if not parts:
         empty = np.zeros(0, np.float32)
         no_ids = np.zeros(0, np.int32)
+        if score.score_names:
+            return _judged(no_ids, no_ids, np.zeros((0, 0)), np.zeros((0, len(score.score_names))))
         if score.by_distance:
             return _represented(no_ids, no_ids, np.zeros((0, 1, 1), np.float32), np.zeros((0, 1), np.float32))
         residual, state = np.zeros((0, len(place.node)), np.float32), np.zeros((0, 1), np.float32)
@@ -123,6 +130,12 @@ def _represented(window, position, service, system) -> Terms:
     return Terms(window, position, residual, nothing, nothing, nothing, prototype, system, service=service)
 
 
+def _judged(window, position, service, score) -> Terms:
+    nothing = np.zeros(len(window), np.float32)
+    prototype, score = np.zeros(len(window), np.int32), score.astype(np.float32)
+    return Terms(window, position, service.astype(np.float32), nothing, nothing, nothing, prototype, own=score)
+
+
 def joined(parts: list[Terms]) -> Terms:
     """The windows of all parts, in their order."""
     return Terms(*(None if a[0] is None else np.concatenate(a) for a in zip(*parts, strict=True)))
@@ -130,7 +143,7 @@ def joined(parts: list[Terms]) -> Terms:
 
 def averaged(parts: list[Terms]) -> Terms:
     """The mean terms of several networks for the same windows; the nearest prototype is the first network's."""
-    names = ("residual", "temporal", "prior", "paper_reconstruction", "read", "log_error")
+    names = ("residual", "temporal", "prior", "paper_reconstruction", "read", "log_error", "own")
     there = [name for name in names if getattr(parts[0], name) is not None]
     means = {name: np.mean([getattr(p, name) for p in parts], axis=0, dtype=np.float32) for name in there}
     return parts[0]._replace(**means)
@@ -142,6 +155,7 @@ class Score(NamedTuple):
     run: Callable
     by_distance: bool = False  # it gives representations, whose distances from normal ones are read afterwards
     needs: Needs = Needs()
+    score_names: tuple[str, ...] = ()  # it gives scores of its own
 
     def __call__(self, params, windows, rows, index):
         return self.run(params, windows, rows, index)
@@ -153,7 +167,7 @@ def scorer(method) -> Score:
     def score(params, windows, rows, index):
         return method.score(params, make_batch(windows, rows, index))
 
-    return Score(jax.jit(score), method.by_distance, method.needs)
+    return Score(jax.jit(score), method.by_distance, method.needs, method.score_names)
 
 
 def some_fit_runs(prepared: Prepared, most: int = 512) -> np.ndarray:

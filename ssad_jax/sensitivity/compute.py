@@ -116,7 +116,8 @@ def _traced(store: Store, parameter: Parameter, found: list[Variant], part: int,
         else:
             say(f"{variant.family.name} seed {seed}: diverged")
             detectors = diverged(variant.splits[part])
-        store.keep(variant.family, variant.splits[part], seed, detectors, seconds + time.perf_counter() - started)
+        facts = {"seconds": seconds + time.perf_counter() - started}
+        store.keep(variant.family, variant.splits[part], seed, detectors, facts)
 
     if form.together:
         started = time.perf_counter()
@@ -152,7 +153,7 @@ def _rescored(store: Store, found: list[Variant], part: int, seeds) -> None:
             own = variant.splits[part]
             scored = score_dataset(score, params, split.prepared, own.config.score)
             seconds, started = time.perf_counter() - started, time.perf_counter()
-            store.keep(variant.family, own, seed, scored_detectors(own, scored), seconds)
+            store.keep(variant.family, own, seed, scored_detectors(own, scored), {"seconds": seconds})
 
 
 def diverged(split: Split) -> dict[str, Detector]:

@@ -29,7 +29,7 @@ class Networks:
 
         def epoch(state, dataset, order):
             own = parameter.applied(config, state["value"])
-            return train.epoch_of_one(create(own).loss, train.make_optimizer(own))(state, dataset, order)
+            return train.epoch_of_one(create(own), train.make_optimizer(own))(state, dataset, order)
 
         def program(together):
             networks = train.map_networks(epoch, together or None)  # alone: as every other training

@@ -92,7 +92,7 @@ def start(streams):
 
 def epoch_on_one_device(loss, optimizer, state, dataset, order, together=False):
     mesh = parallel.make_mesh(jax.devices()[:1])
-    mapped = parallel.MappedEpoch(train.make_epoch(loss, optimizer, together), mesh, "pmap")
+    mapped = parallel.MappedEpoch(train.make_epoch(toy.Toy(None, loss), optimizer, together), mesh, "pmap")
     return parallel.fetch(mapped(parallel.replicate(state, mesh), parallel.replicate(dataset, mesh), order))
 
 

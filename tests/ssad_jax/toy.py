@@ -16,6 +16,8 @@ class Toy(NamedTuple):
     init: object
     loss: object
     needs: object = Needs()
+    observe: object = None
+    absorb: object = None
 
 
 def small_config(name="toy"):

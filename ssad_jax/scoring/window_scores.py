@@ -1,0 +1,50 @@
+"""Scores that a method gives windows by itself, on a scale of normal windows, so that networks and splits compare."""
+
+import numpy as np
+
+from ssad_jax.scoring.calibration import Scores, require_windows
+from ssad_jax.scoring.terms import Columns, Terms
+
+
+def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(x - median) / (q95 - median) of the held-out scores; nan, where there was nothing to judge, becomes 0: usual.
+
+    Args:
+        held_out: [H] or [H, V] f32.
+        test: [M] or [M, V] f32.
+    """
+    known = np.isfinite(held_out)
+    if not known.any(0).all():  # nothing to judge in normal time: nothing is usual
+        held_out = np.where(known.any(0), held_out, 0.0)
+    middle, high = np.nanquantile(held_out.astype(np.float64), [0.5, 0.95], axis=0)
+    spread = np.where(high > middle, high - middle, np.nanstd(held_out, axis=0))
+    spread = np.where(spread > 0, spread, 1.0)
+    held_out, test = ((np.asarray(some, np.float64) - middle) / spread for some in (held_out, test))
+    return tuple(np.where(np.isnan(some), 0.0, some) for some in (held_out, test))
+
+
+def read_scores(held_out: Terms, test: Terms) -> tuple[Terms, Terms]:
+    """One network's terms with its own scores on the scale of its held-out windows.
+
+    Raises:
+        InputError: there is no held-out window.
+    """
+    require_windows(held_out)
+    low, high = on_held_out_scale(held_out.own, test.own)
+    if not len(test.window):
+        test = test._replace(residual=np.zeros((0, held_out.residual.shape[1]), np.float32))
+    return held_out._replace(own=low), test._replace(own=high)
+
+
+def no_columns() -> Columns:
+    """Of a method that names no services."""
+    return Columns(*(np.zeros(0, int) for _ in range(3)), *(np.zeros(0, bool) for _ in range(2)))
+
+
+def as_scores(scores: Scores, terms: Terms) -> Scores:
+    """`scores` with the method's own score as the window's; what was calibrated of services tells suspects apart."""
+    score, nothing = terms.own[:, 0].astype(np.float64), np.zeros(len(terms.window))
+    kind = scores.kind[:, :0]
+    return scores._replace(
+        calibrated=score, paper=score, reconstruction=score, temporal=nothing, prior=nothing, kind=kind
+    )

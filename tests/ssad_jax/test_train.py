@@ -6,6 +6,7 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -326,3 +327,45 @@ def test_config_json_tells_how_the_run_was_made(tmp_path, prepared):
     assert found["config"]["data"]["batch_size"] == 8 and found["dataset_hash"] == "synthetic-0"
     assert found["versions"]["jax"] == jax.__version__ and len(found["devices"]) == 4
     assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def centred(every_epoch: bool):
+    """The toy with a centre that is not learned: the mean of its windows, before the first epoch or before each."""
+
+    def init(key):
+        return {**toy.init(key), "fixed": {"centre": jnp.full(32, 100.0), "seen": jnp.zeros(())}}
+
+    def loss(params, batch, keys, gather):
+        centre = jax.lax.stop_gradient(params["fixed"]["centre"])
+        sums, counts, diagnostics = toy.loss(params, batch, keys, gather)
+        x = batch.graphs.nodes.mean(axis=2) - centre[None, None]
+        pull = jnp.where(batch.window_mask, jnp.square(x @ params["w"]).sum(-1), 0).sum()
+        return {**sums, "pull": pull}, {**counts, "pull": batch.window_mask.sum()}, diagnostics
+
+    def observe(params, batch):
+        x = jnp.where(batch.window_mask[..., None], batch.graphs.nodes.mean(axis=2), 0)
+        return x.sum((0, 1)), batch.window_mask.sum()
+
+    def absorb(params, means, step):
+        now = {"centre": means, "seen": params["fixed"]["seen"] + 1}
+        keep = jnp.asarray(not every_epoch) & (step > 0)
+        return {**params, "fixed": jax.tree.map(lambda new, old: jnp.where(keep, old, new), now, params["fixed"])}
+
+    return toy.Toy(init, loss, observe=observe, absorb=absorb)
+
+
+@pytest.mark.parametrize(("every_epoch", "times"), [(False, 1), (True, 4)])
+def test_what_is_observed_is_the_mean_over_training_windows_and_is_neither_learned_nor_decayed(
+    prepared, every_epoch, times
+):
+    config = toy.small_config()
+    config.optimizer.weight_decay = 0.5
+    method = centred(every_epoch)
+    one, four = (train.fit(config, prepared, [0], method, jax.devices()[:n]) for n in (1, 4))
+    sequences = prepared.fit_sequences
+    windows = prepared.windows.nodes[sequences[sequences >= 0]].mean(1)  # as often as examples hold them
+    np.testing.assert_allclose(one["fixed"]["centre"][0, 0], windows.mean(0), rtol=1e-4, atol=1e-5)
+    assert one["fixed"]["seen"][0, 0] == times
+    for name in ("w", "v"):
+        np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(one["fixed"]["centre"], four["fixed"]["centre"], rtol=1e-5, atol=1e-6)

@@ -23,6 +23,7 @@ TURNS = 20
 TEMPLATES = "templates.parquet"
 _TEMPLATES = {"masked": pl.String, "template": pl.Int32}
 PADDED = ("senders", "receivers", "edge_kind", "n_edge")  # what `padding.pad_edges` returns
+IDS = ("body", "service_name", "trace_id", "span_id", "parent_span_id")  # texts that no signal is made of
 # The tables of a prepared dataset.
 TABLES = {
     "logs": {"time_unix_nano": pl.Int64, "service_name": pl.String, "unit": pl.String, "alert": pl.Boolean,
@@ -66,7 +67,7 @@ def _read(shards: Path, start: int, end: int) -> dict[str, pl.DataFrame]:
     out = {}
     for name in ("spans", "calls", "logs", "metrics", "events"):
         first = start - int(signals.METRIC_MAX_AGE_SECONDS * NS) if name == "metrics" else start
-        frame = spilled.scan(shards, name, first, end).drop("body", "service_name", "trace_id", strict=False)
+        frame = spilled.scan(shards, name, first, end).drop(IDS, strict=False)
         out[name] = _with_templates(frame.collect(), shards) if name == "logs" else frame.collect()
     return out
 

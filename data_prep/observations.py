@@ -24,7 +24,8 @@ def observe(
             value itself.
 
     Returns:
-        spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns, trace_id
+        spans: time, unit, operation, client (bool), error (bool), self_ns, duration_ns, trace_id, span_id,
+            parent_span_id (null at the root)
         calls: time, caller, callee, operation, error, gap_ns (null where the client side is unknown), duration_ns,
             trace_id
         logs: time, unit, masked, alert (bool), and the raw service_name and body
@@ -111,7 +112,10 @@ def _spans(frame, unit):
         gap_ns=pl.lit(None, pl.Int64), duration_ns="duration_ns", trace_id="trace_id",
     )  # fmt: skip
     client = (pl.col("kind") == "CLIENT").fill_null(False)
-    spans = spans.select(TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns", "trace_id")
+    spans = spans.select(
+        TIME, NAME, OP, client.alias("client"), "error", "self_ns", "duration_ns", "trace_id", "span_id",
+        "parent_span_id",
+    )  # fmt: skip
     calls = pl.concat([served, peers])
     return spans.sort(spans.columns), calls.sort(calls.columns)
 
@@ -180,7 +184,8 @@ def _events(frame, unit):
 ORDER = {"metrics": [TIME, NAME, "metric"]}
 SCHEMAS = {
     "spans": {TIME: pl.Int64, NAME: pl.String, OP: pl.String, "client": pl.Boolean, "error": pl.Boolean,
-              "self_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String},
+              "self_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String, "span_id": pl.String,
+              "parent_span_id": pl.String},
     "calls": {TIME: pl.Int64, "caller": pl.String, "callee": pl.String, OP: pl.String, "error": pl.Boolean,
               "gap_ns": pl.Int64, "duration_ns": pl.Int64, "trace_id": pl.String},
     "logs": {TIME: pl.Int64, NAME: pl.String, "masked": pl.String, "alert": pl.Boolean, "service_name": pl.String,

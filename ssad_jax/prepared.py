@@ -32,7 +32,7 @@ import polars as pl
 from data_prep import disk, lock
 from data_prep.errors import InputError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 IDENTITY_DIM, CONTEXT_DIM, SIGNAL_DIM = 96, 16, 16  # together 128, the paper's input dimension (Table 2)
 NODE_KINDS = ("service", "log", "metric", "dependency", "event")
 EDGE_KINDS = ("invocation", "ownership", "cooccurrence")

@@ -100,7 +100,7 @@ def test_a_file_of_the_right_size_with_other_content(name, written):
         prepared.load(directory)
 
 
-@pytest.mark.parametrize("text", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": 4}'])
+@pytest.mark.parametrize("text", ["", '{"schema_version": 1', "[]", "{}", '{"schema_version": 5}'])
 def test_damaged_manifest(text, written):
     _, directory = written
     (directory / "manifest.json").write_text(text)
@@ -124,7 +124,7 @@ def test_a_dataset_of_schema_1_is_refused(written):
         (directory / name).unlink()
         del manifest["files"][name]
     (directory / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
-    with pytest.raises(InputError, match="schema version 1, this program reads 4; delete .*set and prepare the data"):
+    with pytest.raises(InputError, match="schema version 1, this program reads 5; delete .*set and prepare the data"):
         prepared.load(directory)
 
 

@@ -156,8 +156,8 @@ def test_a_manifest_lists_no_file_outside_its_directory(name, copy):
 
 
 @pytest.mark.parametrize(
-    "text", ["[" * 100_000, '{"schema_version": 4, "files": [], "node_names": [], "service_names": [], "channels": {}}',
-             '{"schema_version": 4, "files": {"a": 1}, "node_names": [], "service_names": [], "channels": {}}'],
+    "text", ["[" * 100_000, '{"schema_version": 5, "files": [], "node_names": [], "service_names": [], "channels": {}}',
+             '{"schema_version": 5, "files": {"a": 1}, "node_names": [], "service_names": [], "channels": {}}'],
 )  # fmt: skip
 def test_a_manifest_of_another_form_is_refused(text, copy):
     (copy / "manifest.json").write_text(text)

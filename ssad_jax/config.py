@@ -22,6 +22,11 @@ def default_config(name: str) -> ConfigDict:
     config.evaluation_log = ""  # JSON lines file: every evaluation on labelled test windows that are not simulated
 
     config.methods = ConfigDict({method: {} for method in (*METHODS, *COMPARED)})  # of each; see `use_method`
+    config.methods.tracevae_adapted = ConfigDict({
+        "data": {"batch_size": 16},  # windows: with four traces of each 64, as published
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": 1e-4, "clip_norm": 10.0},  # published rate and clip
+        "train": {"num_epochs": 20},  # ours; published: 60
+    })
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
@@ -99,6 +104,19 @@ def default_config(name: str) -> ConfigDict:
         "align_ticks": 1,  # a called service is moved in time by so many ticks at most
     })
     config.compared = ConfigDict({  # sizes of the compared systems (docs/compared.md)
+        "tracevae": {  # 500 wide, 4 layers are published
+            "width": 32,  # ours
+            "layers": 2,  # of each encoder and decoder (ours)
+            "heads": 2,  # of attention (ours)
+            "latent": 10,  # of z and of z2; the authors' training script
+            "operations": 256,  # known ones; the others are one (ours)
+            "drawn": 4,  # traces of a window in a training step (ours)
+            "samples": 4,  # of the likelihood of a trace (ours)
+            "ball": 1.0,  # weight of leaving the unit ball; the authors' training script
+            "scaled": True,  # categorical probabilities over the likeliest one's (published)
+            "per_span": True,  # likelihoods over the number of spans (published)
+            "std_limit": 0.1,  # least deviation of latencies, of an operation's own in training; 0: none (ours)
+        },
     })
     config.knowledge = ConfigDict({
         "path": "",

@@ -31,11 +31,11 @@ def small_config(**settings):
 
 
 def write_spans(directory, rows):
-    columns = ("time_unix_nano", "unit", "operation", "duration_ns", "trace_id", "span_id", "parent_span_id")
+    text = ("unit", "operation", "trace_id", "span_id", "parent_span_id")
+    names = ("time_unix_nano", "unit", "operation", "duration_ns", "trace_id", "span_id", "parent_span_id")
+    schema = {name: pl.String if name in text else pl.Int64 for name in names}
     (directory / "tables").mkdir(exist_ok=True)
-    pl.DataFrame(rows, schema=columns, orient="row", infer_schema_length=None).write_parquet(
-        directory / "tables" / "spans.parquet"
-    )
+    pl.DataFrame(rows, schema=schema, orient="row").write_parquet(directory / "tables" / "spans.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,8 @@ def prepared(tmp_path_factory):
             slow = 4 if faulty and service == 2 else 1
             spent = 1e7 / (1 + service) * np.exp(0.1 * rng.normal()) * slow
             up = None if parent < 0 else f"{parent}"
-            rows.append((int(time + place * 1000), f"service-{service}", "get", int(spent), f"{number}", f"{place}", up))
+            named = f"service-{service}", "get", int(spent), f"{number}", f"{place}", up
+            rows.append((int(time + place * 1000), *named))
     directory = tmp_path_factory.mktemp("prepared")
     write_spans(directory, rows)
     return dataclasses.replace(base, directory=directory)

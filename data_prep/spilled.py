@@ -8,7 +8,6 @@ whole table would have. The other tables are small and stay in memory.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -67,13 +66,8 @@ def _strings(name: str) -> pl.Series:
 
 
 def num_partitions(raw_dir: str | Path) -> int:
-    """Of traces and of series, for raw files of this size. What is hidden (parts, being written) is left out."""
-    size = 0
-    for where, folders, files in os.walk(raw_dir, onerror=raw_files.refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                size += stat(f"{where}/{name}").st_size * _EXPANSION.get(os.path.splitext(name)[1], 1)
+    """Of traces and of series, for raw files of this size."""
+    size = sum(stat(path).st_size * _EXPANSION.get(path.suffix, 1) for path in raw_files.under(raw_dir))
     return -(-size // _PARTITION_BYTES) or 1
 
 

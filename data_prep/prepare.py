@@ -46,6 +46,10 @@ from data_prep.tables import TELEMETRY, extent_of, merged
 from ssad_jax.prepared import Prepared, Windows, Writer
 
 NS = split.NS
+_CHANGED = (
+    "files under raw_dir changed while they were read: what was added, renamed or removed meanwhile may be missing; "
+    "prepare from a copy, or from files that nothing writes to any more"
+)
 
 
 def prepare(config, spilled_rows=None) -> None:
@@ -68,11 +72,15 @@ def prepare(config, spilled_rows=None) -> None:
         shards, scratch = writer.path / "observations", writer.path / "scratch"
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
-            num = spilled.num_partitions(data.raw_dir) if Path(data.raw_dir).is_dir() else 1
+            there = Path(data.raw_dir).is_dir()
+            num = spilled.num_partitions(data.raw_dir) if there else 1
+            before = raw_fingerprint(data.raw_dir) if there and config.data.raw_dir else None
             found = spilled.SpilledTables(
                 shards, scratch, executor, options, num, spilled_rows, data.correct_clock_skew
             )
             sources.read(data, executor, found)
+            if before and before != raw_fingerprint(data.raw_dir):
+                found.warnings.append(_CHANGED)
             shutil.rmtree(scratch, ignore_errors=True)
         prepared = prepare_tables(found, config, writer.path, shards, executor, clock)
         shutil.rmtree(writer.path / "raw", ignore_errors=True)

@@ -438,3 +438,17 @@ def test_configs_pass_the_checks(file):
     config = module.get_config()
     settings.check(config)
     json.dumps(config.to_dict())
+
+
+def test_raw_files_that_change_while_they_are_read_are_told_of(tmp_path, monkeypatch):
+    raw = write(tmp_path / "raw", telemetry())
+    read = driver.sources.read
+
+    def slowly(data, *rest):
+        (raw / "late.txt").write_text("x")
+        return read(data, *rest)
+
+    monkeypatch.setattr(driver.sources, "read", slowly)
+    prepare(make_config(raw, tmp_path / "out"))
+    manifest = prepared.load(tmp_path / "out").manifest
+    assert any("changed while they were read" in warning for warning in manifest["warnings"])

@@ -10,6 +10,7 @@ the rows that wait, the traces of the last `trace_seconds`, the metrics' baselin
 """
 
 import collections
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -209,7 +210,7 @@ def arriving(frames: dict[str, pl.DataFrame], intervals, step: int, lateness: in
     came = dict.fromkeys(times, 0)
     for start, end in intervals:
         begin = start
-        for now in [*range(start + step, end + lateness, step), end + lateness]:
+        for now in itertools.chain(range(start + step, end + lateness, step), [end + lateness]):
             until = {name: max(came[name], int(np.searchsorted(time, now))) for name, time in times.items()}
             yield begin, {name: frames[name][came[name] : until[name]] for name in times}, now
             begin, came = None, until

@@ -8,13 +8,14 @@ it is scored, what became of the rows to stderr. No labels are read and nothing 
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from absl import flags
 
 from data_prep import command
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from data_prep.visible import visible
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Working directory of a run that has been evaluated.", required=True)
@@ -25,6 +26,7 @@ STEP_SECONDS = flags.DEFINE_float("step_seconds", 60.0, "Recorded time that is t
 LATENESS_SECONDS = flags.DEFINE_float("lateness_seconds", 30.0, "How late a row may come.", lower_bound=0)
 TRACE_SECONDS = flags.DEFINE_float("trace_seconds", 60.0, "How long a trace may last.", lower_bound=0)
 SUSPECTS = 5  # services that a line names
+LONGEST_SECONDS = 86_400.0  # that a step, a row's delay or a trace may take
 
 
 def main() -> None:
@@ -34,12 +36,16 @@ def main() -> None:
     from data_prep.prepare import NS, intervals_of, reading
     from ssad_jax.streaming import Scorer
 
+    _check_flags()
     data, where = _settings()
     scorer, fitted = Scorer.load(WORKDIR.value), load(where)
     check(scorer, fitted, where)
     found = sources.read(reading(data, RAW_DIR.value))
     for warning in found.warnings:
         print(f"warning: {visible(warning)}", file=sys.stderr)
+    for name, account in found.accounts.items():
+        if account.read != account.kept:
+            print(visible(_left_out(name, account)), file=sys.stderr)
     intervals = [(int(start), int(end)) for start, end in intervals_of(found.frames, data)]
     live = LiveWindows(fitted, intervals[0][0], LATENESS_SECONDS.value, TRACE_SECONDS.value)
     if live.node_names != scorer.system.node_names:
@@ -53,7 +59,7 @@ def main() -> None:
         for window in live.push(tables, now):
             score = scorer.push(window)
             windows, alerts = windows + 1, alerts + score.is_alert
-            print(json.dumps(describe(score)), flush=True)
+            _write(json.dumps(describe(score)))
     live.check()
     print(f"{windows} windows, {alerts} alerts", file=sys.stderr)
     pending = live.pending
@@ -65,6 +71,30 @@ def main() -> None:
     if live.unknown:
         names = ", ".join(f"{unit} ({count:,} rows)" for unit, count in live.unknown.most_common(10))
         print(f"not seen in training, counted as unknown: {visible(names)}", file=sys.stderr)
+
+
+def _check_flags() -> None:
+    for flag in (STEP_SECONDS, LATENESS_SECONDS, TRACE_SECONDS):
+        if not flag.value <= LONGEST_SECONDS:  # nor where it is no number
+            raise InputError(f"--{flag.name}={flag.value:g} cannot be used; give at most {LONGEST_SECONDS:g} seconds")
+
+
+def _left_out(name: str, account) -> str:
+    """What of a table's rows was left out where they were read."""
+    parts = [f"duplicates {account.duplicates:,}"] if account.duplicates else []
+    for reason, count in account.set_aside.items():
+        file, row = account.examples[reason]
+        parts.append(f"{reason.replace('_', ' ')} {count:,} (the first: {file}, row {row})")
+    return f"{name}: {account.read:,} rows read, {account.kept:,} kept, {', '.join(parts)}"
+
+
+def _write(line: str) -> None:
+    """A line to stdout. Raises Failure where it takes none."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what waits in the buffer is lost, too
+        raise Failure(f"stdout takes no more scores ({error.strerror}); start again where it can be written") from None
 
 
 def _settings():

@@ -41,11 +41,11 @@ def run(tmp_path_factory):
     return path, data
 
 
-def command(*arguments):
+def command(*arguments, stdout=subprocess.PIPE):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     return subprocess.run(
-        [sys.executable, "-m", "ssad_jax.live", *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True,
-        text=True,
+        [sys.executable, "-m", "ssad_jax.live", *map(str, arguments)], cwd=ROOT, env=environment, stdout=stdout,
+        stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
@@ -76,3 +76,35 @@ def test_what_cannot_be_scored_ends_with_one_sentence(run, tmp_path):
     assert done.returncode == 2 and "is no directory" in done.stderr and "Traceback" not in done.stderr
     done = command(f"--workdir={tmp_path}", f"--raw_dir={path / 'new'}")
     assert done.returncode == 2 and "Traceback" not in done.stderr
+
+
+def test_what_is_left_out_in_reading_is_told(run, tmp_path):
+    path, _ = run
+    new = tmp_path / "new"
+    new.mkdir()
+    for file in (path / "new").iterdir():
+        frame = pl.read_parquet(file)
+        if file.stem == "spans":
+            frame = pl.concat([frame, frame[:2], frame[:3].with_columns(end_time_unix_nano=pl.lit(T0))])
+        frame.write_parquet(new / file.name)
+    done = command(f"--workdir={path / 'work'}", f"--raw_dir={new}")
+    assert done.returncode == 0, done.stderr
+    assert "spans: 1,085 rows read, 1,080 kept, duplicates 2, negative duration 3 (the first: " in done.stderr
+    assert "logs: 720 rows, " in done.stderr and "logs: 720 rows read" not in done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--step_seconds=nan", "--lateness_seconds=inf", "--trace_seconds=1e12"])
+def test_times_that_are_none_are_refused(run, flag):
+    path, _ = run
+    done = command(f"--workdir={path / 'work'}", f"--raw_dir={path / 'new'}", flag)
+    assert done.returncode == 2 and done.stderr.startswith(f"error: {flag.split('=')[0]}="), done.stderr
+
+
+def test_nobody_reads_the_scores(run):
+    path, _ = run
+    read, write = os.pipe()
+    os.close(read)
+    done = command(f"--workdir={path / 'work'}", f"--raw_dir={path / 'new'}", stdout=write)
+    os.close(write)
+    assert done.returncode == 1 and "error: stdout takes no more scores (Broken pipe)" in done.stderr
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr

@@ -68,7 +68,7 @@ def compare(config, detectors: str, protocol: str, num_seeds: int, workdir: Path
         "protocols": parts,
     }
     output.write_json(workdir / "comparison.json", results)
-    output.write_atomically(workdir / "comparison.md", lambda path: path.write_text(tables.markdown(results)))
+    output.write_atomically(workdir / "comparison.md", lambda path: path.write_text(tables.markdown(results), "utf-8"))
     print(tables.plain(results))
     print(f"tables: {workdir / 'comparison.md'}")
     return results

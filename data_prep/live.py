@@ -10,6 +10,7 @@ the rows that wait, the traces of the last `trace_seconds`, the metrics' baselin
 """
 
 import collections
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -196,6 +197,19 @@ class LiveWindows:
         self._ticks = {name: array[passed:] for name, array in self._ticks.items()}
         self._first += passed
         return windows
+
+
+def on_one_clock(fitted: Fitted, frames: dict[str, pl.DataFrame]) -> tuple[Fitted, dict[str, pl.DataFrame]]:
+    """Recorded tables with times as they are corrected, in order; and `fitted` so that nothing is corrected twice.
+
+    For tables that are at hand as a whole: what was observed when, and when a row comes, then follows its true time.
+    """
+    offsets = fitted.clock_offsets
+    frames = frames | {
+        name: clock_skew.corrected(frames[name], own).sort(_time(name), maintain_order=True)
+        for name, own in offsets.items() if name in frames
+    }  # fmt: skip
+    return dataclasses.replace(fitted, clock_offsets={}), frames
 
 
 def arriving(frames: dict[str, pl.DataFrame], intervals, step: int, lateness: int) -> Iterator[tuple]:

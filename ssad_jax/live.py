@@ -32,7 +32,7 @@ LONGEST_SECONDS = 86_400.0  # that a step, a row's delay or a trace may take
 def main() -> None:
     from data_prep import sources
     from data_prep.fitted import load
-    from data_prep.live import LiveWindows, arriving
+    from data_prep.live import LiveWindows, arriving, on_one_clock
     from data_prep.prepare import NS, intervals_of, reading
     from ssad_jax.streaming import Scorer
 
@@ -46,13 +46,14 @@ def main() -> None:
     for name, account in found.accounts.items():
         if account.read != account.kept:
             print(visible(_left_out(name, account)), file=sys.stderr)
-    intervals = [(int(start), int(end)) for start, end in intervals_of(found.frames, data)]
+    fitted, frames = on_one_clock(fitted, found.frames)
+    intervals = [(int(start), int(end)) for start, end in intervals_of(frames, data)]
     live = LiveWindows(fitted, intervals[0][0], LATENESS_SECONDS.value, TRACE_SECONDS.value)
     if live.node_names != scorer.system.node_names:
         raise InputError(f"{where} is not the dataset that {WORKDIR.value} was trained on; name it by --prepared_dir")
     step, lateness = round(STEP_SECONDS.value * NS), round(LATENESS_SECONDS.value * NS)
     windows = alerts = 0
-    for begin, tables, now in arriving(found.frames, intervals, step, lateness):
+    for begin, tables, now in arriving(frames, intervals, step, lateness):
         if begin is not None:
             live.restart(begin)
             scorer.reset()

@@ -7,6 +7,7 @@ dataset (`data_prep.live`) and scores them one by one (`ssad_jax.streaming`). A 
 it is scored, what became of the rows to stderr. No labels are read and nothing is fitted.
 """
 
+import datetime
 import json
 import os
 import sys
@@ -48,6 +49,7 @@ def main() -> None:
             print(visible(_left_out(name, account)), file=sys.stderr)
     fitted, frames = on_one_clock(fitted, found.frames)
     intervals = [(int(start), int(end)) for start, end in intervals_of(frames, data)]
+    _check_extent(intervals, fitted.settings)
     live = LiveWindows(fitted, intervals[0][0], LATENESS_SECONDS.value, TRACE_SECONDS.value)
     if live.node_names != scorer.system.node_names:
         raise InputError(f"{where} is not the dataset that {WORKDIR.value} was trained on; name it by --prepared_dir")
@@ -78,6 +80,22 @@ def _check_flags() -> None:
     for flag in (STEP_SECONDS, LATENESS_SECONDS, TRACE_SECONDS):
         if not flag.value <= LONGEST_SECONDS:  # nor where it is no number
             raise InputError(f"--{flag.name}={flag.value:g} cannot be used; give at most {LONGEST_SECONDS:g} seconds")
+
+
+def _check_extent(intervals: list[tuple[int, int]], settings: dict) -> None:
+    """Says on stderr what time is scored. Raises InputError where that are more windows than can be meant."""
+    from data_prep.split import MAX_WINDOWS, NS
+
+    ends = (intervals[0][0], intervals[-1][1])
+    first, last = (f"{datetime.datetime.fromtimestamp(ns // NS, datetime.UTC):%Y-%m-%d %H:%M:%S}" for ns in ends)
+    seconds = sum(end - start for start, end in intervals) / NS
+    windows = seconds / (settings["tick_seconds"] * settings["stride"])
+    if windows > MAX_WINDOWS:
+        raise InputError(
+            f"observed time from {first} to {last}, less the gaps, has {windows:.0f} windows, more than {MAX_WINDOWS}; "
+            "remove rows of a wrong time, or name what was not recorded in the table gaps"
+        )
+    print(f"observed: {first} to {last} UTC, less the gaps {seconds / 3600:,.1f} hours", file=sys.stderr, flush=True)
 
 
 def _left_out(name: str, account) -> str:

@@ -67,6 +67,7 @@ def test_new_telemetry_gets_the_scores_of_batch_evaluation(run):
     np.testing.assert_allclose([line["p_value"] for line in ours], batch["p_value"], atol=1e-6)
     assert [line["is_alert"] for line in ours] == batch["is_alert"].to_list()
     assert f"{len(lines)} windows" in done.stderr
+    assert "observed: 2023-11-14 22:18:20 to 2023-11-14 22:21:" in done.stderr
     assert "spans: 1,080 rows, 1,074 in windows' time, after the last tick 6\n" in done.stderr
 
 
@@ -108,3 +109,13 @@ def test_nobody_reads_the_scores(run):
     os.close(write)
     assert done.returncode == 1 and "error: stdout takes no more scores (Broken pipe)" in done.stderr
     assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
+def test_more_windows_than_can_be_meant_are_refused(run, tmp_path):
+    path, _ = run
+    frame = pl.read_parquet(path / "new" / "logs.parquet")
+    (tmp_path / "new").mkdir()
+    old = frame[:1].with_columns(pl.col("time_unix_nano") - 10 * 366 * 86_400 * SECOND)
+    pl.concat([old, frame]).write_parquet(tmp_path / "new" / "logs.parquet")
+    done = command(f"--workdir={path / 'work'}", f"--raw_dir={tmp_path / 'new'}")
+    assert done.returncode == 2 and "windows, more than 16777216; remove rows of a wrong time" in done.stderr

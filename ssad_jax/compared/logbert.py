@@ -14,8 +14,9 @@ did not have are UNK. The score needs no threshold: the authors search the share
 on labelled test sequences, here it is itself the score, its mean over a few fixed masks, plus 0.1 times the distance of
 h_DIST from the centre, standardised on training pieces; the mean negative log-likelihood of masked keys is shown
 beside it. Windows under 10 events are judged by how far their number of events is from that of training windows, in
-standard deviations. No dropout; narrower and fewer layers (published: 256 wide, 4 layers, 4 heads), shorter pieces
-(128 events) and fewer masks (8): all in `config.compared.logbert`.
+standard deviations. The scale of distances is that of the epoch before, as the centre moves little in the end. No
+dropout; narrower and fewer layers (published: 256 wide, 4 layers), shorter pieces (128 events) and fewer masks (8), all
+in `config.compared.logbert`; and fewer epochs than its loss takes to level off, for its cost.
 
 Fidelity: high, but for what a sequence is and for the score.
 """

@@ -8,9 +8,9 @@ Adapted: tokens are pieces of words, hashed into 4,096 buckets, where the paper 
 fitted, and parameters serve any dataset. Variable parts are the placeholders of `data_prep.templates.mask`, punctuation
 is left out, stop words are kept. A unit is a distinct masked body of a service: a window that holds it often trains on
 it as much as one that holds it once. A line's score is the mean over its tokens of P(replaced), the paper's exact rule
-being unconfirmed; windows are judged by their lines as `units` says, services by their worst line. No dropout, no
-warm-up of the learning rate; narrower networks (`config.compared.logelectra`; 128 wide, 4 layers, 4 heads are the
-specification's, the generator's 2 layers as well).
+being unconfirmed; windows are judged by their lines as `units` says, services by their worst line. Of a line at most 4
+tokens are masked. No dropout, no warm-up of the learning rate; a narrower network of fewer layers (128 wide, 4 layers
+in `config.compared.logelectra` for the full size), and fewer epochs than its loss takes to level off, for its cost.
 
 Fidelity: medium.
 """

@@ -23,6 +23,17 @@ def default_config(name: str) -> ConfigDict:
 
     config.methods = ConfigDict({method: {} for method in (*METHODS, *COMPARED)})  # of each; see `use_method`
 
+    config.methods.logbert_adapted = ConfigDict({
+        "data": {"batch_size": 16},  # windows: with two pieces of each 32 sequences, as published
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.0},  # published: Adam
+        "train": {"num_epochs": 20},  # ours: the loss still falls by 1 % an epoch
+    })
+    config.methods.logelectra_adapted = ConfigDict({
+        "data": {"batch_size": 16},  # windows: with two lines of each 32 (ours)
+        "optimizer": {"learning_rate": 5e-4, "weight_decay": 0.01},  # ELECTRA
+        "train": {"num_epochs": 10},  # ours: the loss still falls by 2 % an epoch
+    })
+
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
         "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
@@ -99,6 +110,23 @@ def default_config(name: str) -> ConfigDict:
         "align_ticks": 1,  # a called service is moved in time by so many ticks at most
     })
     config.compared = ConfigDict({  # sizes of the compared systems (docs/compared.md)
+        "logbert": {  # 256 wide, 4 layers, 4 heads, 128 events, 8 masks are published or the specification's
+            "width": 32,  # ours
+            "layers": 2,  # ours
+            "heads": 4,  # published
+            "events": 64,  # of a piece at most (ours)
+            "masks": 4,  # fixed ones of scoring (ours)
+            "drawn": 2,  # pieces of a window in a training step (ours)
+        },
+        "logelectra": {  # 128 wide, 4 layers are the specification's
+            "width": 64,  # of the discriminator; the generator has a quarter (ours)
+            "layers": 2,  # of the discriminator (ours)
+            "generator_layers": 2,  # the specification's
+            "heads": 4,  # the specification's
+            "buckets": 4096,  # tokens are hashed into; the specification's number of subwords
+            "tokens": 64,  # of a line at most; the specification's
+            "drawn": 2,  # lines of a window in a training step (ours)
+        },
     })
     config.knowledge = ConfigDict({
         "path": "",

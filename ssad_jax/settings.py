@@ -28,6 +28,10 @@ WHOLE = {  # least value
     "cross_service.align_ticks": 0, "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1,
     "score.batch_runs": 1, "score.neighbours": 1, "score.bootstrap": 0, "score.accept_windows": 3,
     "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0,
+    "compared.logbert.heads": 1, "compared.logbert.layers": 0, "compared.logbert.events": 1,
+    "compared.logbert.masks": 1, "compared.logbert.drawn": 1,
+    "compared.logelectra.heads": 1, "compared.logelectra.layers": 0, "compared.logelectra.generator_layers": 0,
+    "compared.logelectra.buckets": 1, "compared.logelectra.tokens": 1, "compared.logelectra.drawn": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -41,6 +45,9 @@ BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
     "cross_service.modality_drop",
 )
+MULTIPLES = {  # of the key beside; and the least value
+    "compared.logbert.width": ("heads", 1), "compared.logelectra.width": ("heads", 4),
+}  # fmt: skip
 INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
 
 
@@ -81,12 +88,23 @@ def check(config) -> None:
         )
     for key in BELOW_ONE:
         _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
+    for key, (divisor, least) in MULTIPLES.items():
+        by = _value(config, f"{key.rpartition('.')[0]}.{divisor}")
+        _require(
+            config, key, lambda x, by=by, least=least: x >= least and x % by == 0,
+            f"a multiple of {divisor} ({by}), {least} or more",
+        )  # fmt: skip
     for key in INSIDE:
         _require(config, key, lambda x: 0 < x < 1, "a number between 0 and 1")
 
 
 def _require(config, key: str, accept, remedy: str) -> None:
-    section, name = key.split(".")
-    value = config[section][name]
+    value = _value(config, key)
     if not accept(value):
         raise InputError(f"{key}={value!r} cannot be used; set --config.{key} to {remedy}")
+
+
+def _value(config, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config

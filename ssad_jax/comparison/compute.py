@@ -10,8 +10,9 @@ import numpy as np
 
 import ssad_jax
 from ssad_jax import train
+from ssad_jax.compared.service_anomaly import score_service_anomaly
 from ssad_jax.comparison import cells
-from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, Family, families
+from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, SERVICE_ANOMALY, Family, families
 from ssad_jax.comparison.fit import fit, make_method
 from ssad_jax.comparison.splits import Split
 from ssad_jax.floors import FLOORS
@@ -61,6 +62,8 @@ def compute(
     elif family.kind == "recipe":
         if family.name == CLOSED_FORM:
             scored = closed_form(data, config.score)
+        elif family.name == SERVICE_ANOMALY:
+            scored = score_service_anomaly(data, config.score)
         else:
             scored = score_linear(data, config.score, processor=family.name != RECIPE)
         detectors = scored_detectors(split, scored)

@@ -11,6 +11,8 @@ score is the mean of three shares: relations beyond the 0.99 quantile of their o
 are new or lack. Fidelity: medium (family of functions, weights).
 """
 
+import dataclasses
+import time
 from typing import NamedTuple
 
 import numpy as np
@@ -83,24 +85,34 @@ def score_service_anomaly(prepared: Prepared, score_config) -> Scored:
     windows, place, calls = prepared.windows, measures(prepared.system), read_calls(prepared)
     held_out, test = (_rows(runs) for runs in (prepared.calibration_runs, prepared.test_runs))
     fit = np.flatnonzero(windows.part == 0)
+    fit_seconds = 0.0
+
+    def fitted_on(rows):
+        nonlocal fit_seconds
+        begin = time.perf_counter()
+        fitted = fit_on(prepared, place, calls, rows)
+        fit_seconds += time.perf_counter() - begin
+        return fitted
 
     def terms(fitted, rows):
         own, service = judge(fitted, place, calls, prepared, rows)
         nothing = np.zeros(len(rows), np.float32)
         return Terms(rows, np.zeros(len(rows), int), service, nothing, nothing, nothing, nothing.astype(int), own=own)
 
-    whole = terms(fit_on(prepared, place, calls, fit), np.concatenate([test, held_out]))
+    whole = terms(fitted_on(fit), np.concatenate([test, held_out]))
     test, held_out = whole.take(slice(len(test))), whole.take(slice(len(test), None))
     require_windows(held_out)
     for group in np.unique(windows.group[held_out.window]):
         if (windows.group[fit] == group).any():
             mine = np.flatnonzero(windows.group[held_out.window] == group)
-            others = fit_on(prepared, place, calls, fit[windows.group[fit] != group])
+            others = fitted_on(fit[windows.group[fit] != group])
             part = terms(others, held_out.window[mine])
             held_out.own[mine], held_out.residual[mine] = part.own, part.residual
     unjudged = int(np.isnan(test.own[:, 0]).sum())
     held_out, test = read_scores(held_out, test)
-    return own_scores(prepared, service_columns(prepared.system), held_out, test, SCORE_NAMES, score_config, unjudged)
+    columns = service_columns(prepared.system)
+    scored = own_scores(prepared, columns, held_out, test, SCORE_NAMES, score_config, unjudged)
+    return dataclasses.replace(scored, fit_seconds=fit_seconds)
 
 
 def explain(prepared: Prepared, fitted: Fitted, row: int, most: int = 5) -> list[str]:

@@ -41,6 +41,7 @@ class Scored:
     readings: tuple[Readings, ...] = ()  # of each network's states, for new windows
     score_names: tuple[str, ...] = ()  # of a method's own scores (`Terms.own`)
     unjudged: int = 0  # test windows in which a method with scores of its own had nothing to judge
+    fit_seconds: float = 0.0  # of what a recipe fitted, which trains no network
 
 
 def score_dataset(score, params, prepared: Prepared, score_config, own: bool = True) -> Scored:

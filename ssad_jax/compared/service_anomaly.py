@@ -54,7 +54,7 @@ class Relations(NamedTuple):
     x: np.ndarray  # [P] int, measurement
     y: np.ndarray  # [P] int, measurement
     coefficients: np.ndarray  # [P, 4] of 1, x, x^2, x^3
-    low: np.ndarray  # [P] least x in normal time; below it the relation says what it says there
+    low: np.ndarray  # [P] least x in normal time; below it a curve says what it says there, a line goes on
     high: np.ndarray  # [P]
     limit: np.ndarray  # [P] > 0: QUANTILE of the residuals
     explained: np.ndarray  # [P] R^2
@@ -211,7 +211,9 @@ def _from_one(values: np.ndarray, x: int, ys: np.ndarray) -> Relations:
 
 def residuals(relations: Relations, values: np.ndarray) -> np.ndarray:
     """[M, P]: how far y is from f(x) in windows [M, C]; nan where either was not measured."""
-    given = np.clip(values[:, relations.x], relations.low, relations.high)
+    given = values[:, relations.x]
+    curved = relations.coefficients[:, 2:].any(1)
+    given = np.where(curved, np.clip(given, relations.low, relations.high), given)
     expected = np.zeros_like(given)
     for coefficient in relations.coefficients.T[::-1]:
         expected = expected * given + coefficient

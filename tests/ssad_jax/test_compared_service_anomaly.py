@@ -92,10 +92,13 @@ def test_the_limit_is_the_quantile_of_the_residuals_or_the_least_one():
     np.testing.assert_allclose(found.limit, np.quantile(residuals(found, values), 0.99, axis=0))
 
 
-def test_beyond_what_was_seen_a_relation_stays_at_its_end_and_gaps_say_nothing():
-    x = np.linspace(0, 1, 60)
-    found = fit_relations(np.stack([x, x], axis=1), every(2))
-    np.testing.assert_allclose(residuals(found, np.array([[3.0, 3.0], [np.nan, 1.0]])), [[2, 2], [np.nan, np.nan]])
+def test_beyond_what_was_seen_a_line_goes_on_a_curve_stays_at_its_end_and_gaps_say_nothing():
+    x = np.linspace(-1, 1, 61)
+    line = fit_relations(np.stack([x, x], axis=1), every(2))
+    found = residuals(line, np.array([[3.0, 3.0], [np.nan, 1.0]]))
+    np.testing.assert_allclose(found, [[0, 0], [np.nan, np.nan]], atol=1e-5)
+    curve = fit_relations(np.stack([x, x**2], axis=1), every(2))
+    np.testing.assert_allclose(residuals(curve, np.array([[3.0, 9.0]])), [[8]], atol=1e-5)
 
 
 def test_relations_are_looked_for_within_units_and_the_calls_that_they_take_part_in(data):

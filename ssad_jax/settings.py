@@ -27,7 +27,8 @@ WHOLE = {  # least value
     "model.hidden_dim": 1, "model.num_graph_layers": 0, "model.num_prototypes": 1, "views.window_jitter": 0,
     "cross_service.align_ticks": 0, "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1,
     "score.batch_runs": 1, "score.neighbours": 1, "score.bootstrap": 0, "score.accept_windows": 3,
-    "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0,
+    "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0, "compared.deeptralog.width": 1,
+    "compared.deeptralog.steps": 0, "compared.logtracead.width": 1, "compared.logtracead.latent": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -41,7 +42,9 @@ BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
     "cross_service.modality_drop",
 )
-INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
+INSIDE = (  # 0 < x < 1
+    "loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate", "compared.deeptralog.nu",
+)  # fmt: skip
 
 
 def check(config) -> None:
@@ -86,7 +89,12 @@ def check(config) -> None:
 
 
 def _require(config, key: str, accept, remedy: str) -> None:
-    section, name = key.split(".")
-    value = config[section][name]
+    value = _value(config, key)
     if not accept(value):
         raise InputError(f"{key}={value!r} cannot be used; set --config.{key} to {remedy}")
+
+
+def _value(config, key: str):
+    for name in key.split("."):
+        config = config[name]
+    return config

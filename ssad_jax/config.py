@@ -33,6 +33,16 @@ def default_config(name: str) -> ConfigDict:
         "optimizer": {"learning_rate": 5e-4, "weight_decay": 0.01},  # ELECTRA
         "train": {"num_epochs": 10},  # ours: the loss still falls by 2 % an epoch
     })
+    config.methods.deeptralog_adapted = ConfigDict({
+        "data": {"batch_size": 8},  # windows (ours)
+        "optimizer": {"learning_rate": 5e-4, "weight_decay": 5e-7},  # of few epochs; published: 1e-4
+        "train": {"num_epochs": 8},  # ours
+    })
+    config.methods.logtracead_adapted = ConfigDict({  # the paper's are not known
+        "data": {"batch_size": 8},  # windows
+        "optimizer": {"learning_rate": 3e-3, "weight_decay": 5e-7},
+        "train": {"num_epochs": 6},  # the loss then falls by 3 % an epoch (OpenStack)
+    })
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
@@ -126,6 +136,20 @@ def default_config(name: str) -> ConfigDict:
             "buckets": 4096,  # tokens are hashed into; the specification's number of subwords
             "tokens": 64,  # of a line at most; the specification's
             "drawn": 2,  # lines of a window in a training step (ours)
+        },
+        "deeptralog": {
+            "width": 32,  # hidden units; published: 300
+            "steps": 3,  # of the gated graph network
+            "metrics": False,  # True: metric nodes as well, which the paper does not have
+            "soft_boundary": False,  # True: the loss with a radius, outside of which a share nu of windows may lie
+            "nu": 0.05,  # published
+        },
+        "logtracead": {  # ours where it says nothing else: the paper's are not known
+            "width": 32,  # hidden units
+            "latent": 32,  # of z
+            "beta": 5e-3,  # weight of the divergence (D-VAE)
+            "distance": 1e-2,  # weight of the squared distance from the centre
+            "metrics": False,  # True: metric nodes as well, which the paper does not have
         },
     })
     config.knowledge = ConfigDict({

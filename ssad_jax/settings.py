@@ -32,6 +32,8 @@ WHOLE = {  # least value
     "compared.logbert.masks": 1, "compared.logbert.drawn": 1,
     "compared.logelectra.heads": 1, "compared.logelectra.layers": 0, "compared.logelectra.generator_layers": 0,
     "compared.logelectra.buckets": 1, "compared.logelectra.tokens": 1, "compared.logelectra.drawn": 1,
+    "compared.deeptralog.width": 1, "compared.deeptralog.steps": 0, "compared.logtracead.width": 1,
+    "compared.logtracead.latent": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -48,7 +50,9 @@ BELOW_ONE = (  # 0 <= x < 1
 MULTIPLES = {  # of the key beside; and the least value
     "compared.logbert.width": ("heads", 1), "compared.logelectra.width": ("heads", 4),
 }  # fmt: skip
-INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
+INSIDE = (  # 0 < x < 1
+    "loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate", "compared.deeptralog.nu",
+)  # fmt: skip
 
 
 def check(config) -> None:

@@ -9,6 +9,8 @@ METHODS = {
 COMPARED: dict[str, str] = {  # the compared systems
     "logbert_adapted": "ssad_jax.compared.logbert",
     "logelectra_adapted": "ssad_jax.compared.logelectra",
+    "deeptralog_adapted": "ssad_jax.compared.deeptralog",
+    "logtracead_adapted": "ssad_jax.compared.logtracead",
 }
 WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 

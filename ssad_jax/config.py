@@ -23,6 +23,17 @@ def default_config(name: str) -> ConfigDict:
 
     config.methods = ConfigDict({method: {} for method in (*METHODS, *COMPARED)})  # of each; see `use_method`
 
+    config.methods.tracegra_adapted = ConfigDict({
+        "data": {"batch_size": 16},  # windows (ours)
+        "optimizer": {"learning_rate": 5e-3, "weight_decay": 1e-4},  # ours: nothing is published
+        "train": {"num_epochs": 20},  # ours
+    })
+    config.methods.art_adapted = ConfigDict({
+        "data": {"batch_size": 8},  # windows (ours)
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.0},  # published: Adam
+        "train": {"num_epochs": 10},  # ours
+    })
+
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
         "raw_dir": "",  # where the raw telemetry lies; empty: simulate, if config.simulate.hours > 0
@@ -99,6 +110,18 @@ def default_config(name: str) -> ConfigDict:
         "align_ticks": 1,  # a called service is moved in time by so many ticks at most
     })
     config.compared = ConfigDict({  # sizes of the compared systems (docs/compared.md)
+        "tracegra": {
+            "width": 32,  # of graph layers and LSTMs (ours; the specification's: 64)
+            "signals": 0.5,  # weight of the error of signals (the specification's)
+            "structure": 0.5,  # weight of the error of calls (the specification's)
+            "variational": False,  # True: the encoder gives a distribution
+            "divergence": 0.01,  # weight of its divergence from the prior (ours)
+        },
+        "art": {
+            "width": 32,  # of channels, of the second graph layer and of the GRU (authors' code)
+            "wide": 64,  # of the first graph layer (authors' code)
+            "noise": 0.3,  # added to inputs in training, standard deviation (authors' code)
+        },
     })
     config.knowledge = ConfigDict({
         "path": "",

@@ -6,7 +6,10 @@ METHODS = {
     "knowledge_ssl": "ssad_jax.methods.knowledge_ssl",  # method A
     "cross_service": "ssad_jax.methods.cross_service",  # method B
 }
-COMPARED: dict[str, str] = {}  # the compared systems
+COMPARED: dict[str, str] = {  # the compared systems
+    "tracegra_adapted": "ssad_jax.compared.tracegra",
+    "art_adapted": "ssad_jax.compared.art",
+}
 WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 
 

@@ -1,5 +1,6 @@
 """Checks of the settings of model, losses, optimiser, training and scores before anything starts. Imports no jax."""
 
+import functools
 import math
 from pathlib import Path
 
@@ -28,6 +29,7 @@ WHOLE = {  # least value
     "cross_service.align_ticks": 0, "train.num_epochs": 1, "train.checkpoint_every": 1, "train.keep_checkpoints": 1,
     "score.batch_runs": 1, "score.neighbours": 1, "score.bootstrap": 0, "score.accept_windows": 3,
     "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0,
+    "compared.tracegra.width": 1, "compared.art.width": 2, "compared.art.wide": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -36,6 +38,7 @@ POSITIVE = (
 AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
     "score.eta", "cross_service.service", "cross_service.system", "alerts.cool_down_seconds",
+    "compared.tracegra.signals", "compared.tracegra.structure", "compared.tracegra.divergence", "compared.art.noise",
 )  # fmt: skip
 BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
@@ -79,6 +82,7 @@ def check(config) -> None:
             "all terms of the loss are switched off; set one of --config.loss.reconstruction, contrastive or knowledge "
             "(which needs --config.model.memory) above 0"
         )
+    _require(config, "compared.art.width", lambda x: x % 2 == 0, "an even number: it has two heads")
     for key in BELOW_ONE:
         _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
     for key in INSIDE:
@@ -86,7 +90,6 @@ def check(config) -> None:
 
 
 def _require(config, key: str, accept, remedy: str) -> None:
-    section, name = key.split(".")
-    value = config[section][name]
+    value = functools.reduce(lambda part, name: part[name], key.split("."), config)
     if not accept(value):
         raise InputError(f"{key}={value!r} cannot be used; set --config.{key} to {remedy}")

@@ -26,12 +26,12 @@ def default_config(name: str) -> ConfigDict:
     config.methods.tracegra_adapted = ConfigDict({
         "data": {"batch_size": 16},  # windows (ours)
         "optimizer": {"learning_rate": 5e-3, "weight_decay": 1e-4},  # ours: nothing is published
-        "train": {"num_epochs": 20},  # ours
+        "train": {"num_epochs": 8},  # ours: the loss then falls by 2 % an epoch
     })
     config.methods.art_adapted = ConfigDict({
         "data": {"batch_size": 8},  # windows (ours)
         "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.0},  # published: Adam
-        "train": {"num_epochs": 10},  # ours
+        "train": {"num_epochs": 4},  # ours: the loss then falls by 2 % an epoch
     })
 
     config.data = ConfigDict({

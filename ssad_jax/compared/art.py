@@ -104,6 +104,7 @@ def create(config, system: System, knowledge=None) -> Method:
     services = ticks.services_of(system, evidence=True)
     exists = services.slots < len(services.node)  # [U, P]
     of_role = np.eye(len(ROLES), dtype=np.float32)[services.role] * exists[..., None]  # [U, P, K]
+    of_role = of_role[..., of_role.any((0, 1))]  # the system has K of them
     present, mean = of_role.any(1), neighbours(services)
     place = places(system, services, config.data.window_length - 1)
     init, network = ticks.learned(Network, settings.width, settings.wide)

@@ -43,6 +43,16 @@ def default_config(name: str) -> ConfigDict:
         "optimizer": {"learning_rate": 3e-3, "weight_decay": 5e-7},
         "train": {"num_epochs": 6},  # the loss then falls by 3 % an epoch (OpenStack)
     })
+    config.methods.tracegra_adapted = ConfigDict({
+        "data": {"batch_size": 16},  # windows (ours)
+        "optimizer": {"learning_rate": 5e-3, "weight_decay": 1e-4},  # ours: nothing is published
+        "train": {"num_epochs": 8},  # ours: the loss then falls by 2 % an epoch
+    })
+    config.methods.art_adapted = ConfigDict({
+        "data": {"batch_size": 8},  # windows (ours)
+        "optimizer": {"learning_rate": 1e-3, "weight_decay": 0.0},  # published: Adam
+        "train": {"num_epochs": 4},  # ours: the loss then falls by 2 % an epoch
+    })
 
     config.data = ConfigDict({
         "source": "tables",  # tables | openstack | nezha | jaeger_prometheus | otlp | train_ticket_versions
@@ -150,6 +160,18 @@ def default_config(name: str) -> ConfigDict:
             "beta": 5e-3,  # weight of the divergence (D-VAE)
             "distance": 1e-2,  # weight of the squared distance from the centre
             "metrics": False,  # True: metric nodes as well, which the paper does not have
+        },
+        "tracegra": {
+            "width": 32,  # of graph layers and LSTMs (ours; the specification's: 64)
+            "signals": 0.5,  # weight of the error of signals (the specification's)
+            "structure": 0.5,  # weight of the error of calls (the specification's)
+            "variational": False,  # True: the encoder gives a distribution
+            "divergence": 0.01,  # weight of its divergence from the prior (ours)
+        },
+        "art": {
+            "width": 32,  # of channels, of the second graph layer and of the GRU (authors' code)
+            "wide": 64,  # of the first graph layer (authors' code)
+            "noise": 0.3,  # added to inputs in training, standard deviation (authors' code)
         },
     })
     config.knowledge = ConfigDict({

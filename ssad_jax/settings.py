@@ -34,6 +34,7 @@ WHOLE = {  # least value
     "compared.logelectra.buckets": 1, "compared.logelectra.tokens": 1, "compared.logelectra.drawn": 1,
     "compared.deeptralog.width": 1, "compared.deeptralog.steps": 0, "compared.logtracead.width": 1,
     "compared.logtracead.latent": 1,
+    "compared.tracegra.width": 1, "compared.art.width": 2, "compared.art.wide": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -42,6 +43,7 @@ POSITIVE = (
 AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
     "score.eta", "cross_service.service", "cross_service.system", "alerts.cool_down_seconds",
+    "compared.tracegra.signals", "compared.tracegra.structure", "compared.tracegra.divergence", "compared.art.noise",
 )  # fmt: skip
 BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
@@ -90,6 +92,7 @@ def check(config) -> None:
             "all terms of the loss are switched off; set one of --config.loss.reconstruction, contrastive or knowledge "
             "(which needs --config.model.memory) above 0"
         )
+    _require(config, "compared.art.width", lambda x: x % 2 == 0, "an even number: it has two heads")
     for key in BELOW_ONE:
         _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
     for key, (divisor, least) in MULTIPLES.items():

@@ -14,6 +14,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import sys
 import time
 from collections import deque
@@ -30,8 +31,8 @@ from data_prep.tables import SCHEMAS, TELEMETRY
 DIRECTORY = flags.DEFINE_string(
     "directory", None, "For what is simulated and trained; used again if it is there.", required=True
 )
-MINUTES = flags.DEFINE_float("minutes", 30.0, "How long to play.")
-COPIES = flags.DEFINE_integer("copies", 26, "Copies of each request.")
+MINUTES = flags.DEFINE_float("minutes", 30.0, "How long to play.", lower_bound=0.01)
+COPIES = flags.DEFINE_integer("copies", 26, "Copies of each request.", lower_bound=1)
 STEP_SECONDS = flags.DEFINE_integer("step_seconds", 60, "Simulated time that is pushed at a time; divides an hour.")
 HOUR = 3600 * 1_000_000_000
 JITTER = 5_000_000_000  # ns: a copy comes up to so much later
@@ -151,6 +152,12 @@ def make(workdir: Path) -> int:
     from ssad_jax import evaluate, prepared, train
 
     config = config_of(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+    settings, made_with = {"copies": COPIES.value, "step_seconds": STEP_SECONDS.value}, workdir / "settings.json"
+    if not made_with.exists():
+        made_with.write_text(json.dumps(settings))
+    elif (there := json.loads(made_with.read_text())) != settings:
+        raise app.UsageError(f"{workdir} was made with {there}, not {settings}; name another --directory")
     if not prepared.exists(config.data.prepared_dir):
         (workdir / "tables").mkdir(parents=True, exist_ok=True)
         for name, frame in busier(simulated(workdir / "raw_fit", 0), COPIES.value).items():
@@ -163,6 +170,7 @@ def make(workdir: Path) -> int:
     frames = simulated(workdir / "raw_play", 1)
     start = int(intervals_of(frames, config.data)[0][0])
     if not (workdir / "otlp").exists():
+        shutil.rmtree(workdir / "otlp.partial", ignore_errors=True)  # of a run that was killed
         write_otlp(busier(frames, COPIES.value), workdir / "otlp.partial", start)
         os.rename(workdir / "otlp.partial", workdir / "otlp")
     return start
@@ -224,7 +232,8 @@ def play(workdir: Path, start: int) -> dict:
                 windows, alerts = windows + 1, alerts + score.is_alert
                 _ = score.suspects if score.is_alert else None
             slowest = max(slowest, time.monotonic() - now)
-            if time.monotonic() - last >= 60:
+            over = time.monotonic() - begin >= 60 * MINUTES.value
+            if time.monotonic() - last >= 60 or (over and not memory):  # once at least
                 last = time.monotonic()
                 memory.append((round(last - begin), peak(os.getpid()), peak(child)))
                 live.check()

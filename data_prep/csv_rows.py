@@ -86,6 +86,9 @@ def first_record(path: Path) -> list[str]:
                 raise InputError(f"{path} is UTF-16; convert it to UTF-8 (iconv -f UTF-16 -t UTF-8)")
             file.seek(0)
             text = io.TextIOWrapper(file, "utf-8-sig", errors="replace", newline="")
+            if text.readline(_BLOCK).endswith("\r"):
+                raise InputError(f"{path} ends its lines with carriage returns alone; convert it (tr '\\r' '\\n')")
+            text.seek(0)
             return next(csv.reader(iter(lambda: text.readline(_BLOCK), "")), [])  # no longer line than a block
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise InputError(f"{path} cannot be read ({error}); copy it again") from error

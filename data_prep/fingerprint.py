@@ -18,7 +18,8 @@ def raw_fingerprint(directory, times: bool = False) -> str:
         facts = stat(path)
         changed = f" {facts.st_mtime_ns}" if times else ""
         lines.append(f"{path.relative_to(directory).as_posix()} {facts.st_size}{changed}")
-    return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
+    text = "\n".join(sorted(lines))  # names of files may be any bytes
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def stat(path) -> os.stat_result:

@@ -10,6 +10,8 @@ the rows that wait, the traces of the last `trace_seconds`, the metrics' baselin
 """
 
 import collections
+import dataclasses
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -197,6 +199,19 @@ class LiveWindows:
         return windows
 
 
+def on_one_clock(fitted: Fitted, frames: dict[str, pl.DataFrame]) -> tuple[Fitted, dict[str, pl.DataFrame]]:
+    """Recorded tables with times as they are corrected, in order; and `fitted` so that nothing is corrected twice.
+
+    For tables that are at hand as a whole: what was observed when, and when a row comes, then follows its true time.
+    """
+    offsets = fitted.clock_offsets
+    frames = frames | {
+        name: clock_skew.corrected(frames[name], own).sort(_time(name), maintain_order=True)
+        for name, own in offsets.items() if name in frames
+    }  # fmt: skip
+    return dataclasses.replace(fitted, clock_offsets={}), frames
+
+
 def arriving(frames: dict[str, pl.DataFrame], intervals, step: int, lateness: int) -> Iterator[tuple]:
     """Yields (where an interval begins: in its first step, else None), rows of the tables, now: step by step of time.
 
@@ -209,7 +224,7 @@ def arriving(frames: dict[str, pl.DataFrame], intervals, step: int, lateness: in
     came = dict.fromkeys(times, 0)
     for start, end in intervals:
         begin = start
-        for now in [*range(start + step, end + lateness, step), end + lateness]:
+        for now in itertools.chain(range(start + step, end + lateness, step), [end + lateness]):
             until = {name: max(came[name], int(np.searchsorted(time, now))) for name, time in times.items()}
             yield begin, {name: frames[name][came[name] : until[name]] for name in times}, now
             begin, came = None, until

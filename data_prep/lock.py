@@ -51,7 +51,12 @@ def held(path: Path, directory, remedy: str) -> Iterator[bool]:
 
 def _take(path: Path, directory, remedy: str) -> tuple[int, bool]:
     while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:  # a link would lead to a file of another's choice, which would be overwritten
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise InputError(f"{path} is a link; remove it") from None
+            raise
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not _is(file, path):  # its holder has just removed it

@@ -8,6 +8,7 @@ for byte, for any number of workers.
 
 import contextlib
 import dataclasses
+import datetime
 import itertools
 import operator
 import shutil
@@ -46,6 +47,10 @@ from data_prep.tables import TELEMETRY, extent_of, merged
 from ssad_jax.prepared import Prepared, Windows, Writer
 
 NS = split.NS
+_CHANGED = (
+    "files under raw_dir changed while they were read: what was added, renamed or removed meanwhile may be missing; "
+    "prepare from a copy, or from files that nothing writes to any more"
+)
 
 
 def prepare(config, spilled_rows=None) -> None:
@@ -68,11 +73,15 @@ def prepare(config, spilled_rows=None) -> None:
         shards, scratch = writer.path / "observations", writer.path / "scratch"
         with clock("read"):
             options = spilled.Options(data.node_level, tuple(data.metrics), data.metric_baseline_minutes)
-            num = spilled.num_partitions(data.raw_dir) if Path(data.raw_dir).is_dir() else 1
+            there = Path(data.raw_dir).is_dir()
+            num = spilled.num_partitions(data.raw_dir) if there else 1
+            before = raw_fingerprint(data.raw_dir) if there and config.data.raw_dir else None
             found = spilled.SpilledTables(
                 shards, scratch, executor, options, num, spilled_rows, data.correct_clock_skew
             )
             sources.read(data, executor, found)
+            if before and before != raw_fingerprint(data.raw_dir):
+                found.warnings.append(_CHANGED)
             shutil.rmtree(scratch, ignore_errors=True)
         prepared = prepare_tables(found, config, writer.path, shards, executor, clock)
         shutil.rmtree(writer.path / "raw", ignore_errors=True)
@@ -111,6 +120,9 @@ def prepare_tables(
     shards.mkdir(exist_ok=True)
     with clock("split"):
         intervals = intervals_between(tables, frames.get("gaps"), data)
+        silent = _silent(spilled.silence(shards, intervals))
+        for warning in silent:  # before the work that it tells to be in vain
+            logging.warning(warning)
         segments = split.make_segments(intervals, faults, data)
         windows = split.make_windows(segments, faults, data)
         fit_time = split.fit_intervals(windows)
@@ -150,8 +162,11 @@ def prepare_tables(
         edge_slots = padding.edge_budget(2 * most)
         map_shards.gather(shards, jobs, path, edges, edge_slots, budget - 1)
     warnings = [*tables.warnings, *_unknown(units, v)]
+    if "metrics" in tables.accounts and not v.metrics:
+        warnings.append("no metric is used: config.data.metrics fits the name of none that has readings in fit time")
     for warning in warnings:
         logging.warning(warning)
+    warnings += silent
     with clock("write"):
         unseen = _write_tables(shards, v, nodes, path / "tables", executor)
         shutil.rmtree(shards)
@@ -260,6 +275,19 @@ def _intervals(extent, gaps, data):
         raise InputError(f"{data.raw_dir} holds no span, log line or metric: there is nothing to window")
     rows = [] if gaps is None else gaps.select(split.START, split.END).rows()
     return split.observed_intervals(*observed, rows)
+
+
+def _silent(silence: tuple[float, float, tuple[int, int]]) -> list[str]:
+    """What is to be said where most of the observed time has no row."""
+    silent, hours, (first, last) = silence
+    if silent <= hours / 2:
+        return []
+    begin, end = (datetime.datetime.fromtimestamp(ns // NS, datetime.UTC) for ns in (first, last))
+    return [
+        f"{silent:,.1f} of {hours:,.1f} hours of observed time have no span, log line or metric, most of all from "
+        f"{begin:%Y-%m-%d %H:%M} to {end:%Y-%m-%d %H:%M}, and count as silence: remove rows of a wrong time, or name "
+        "what was not recorded in the table gaps or what was in config.data.segments_path"
+    ]
 
 
 def _unknown(units: pl.DataFrame, v: vocabulary.Vocabulary) -> list[str]:

@@ -8,7 +8,6 @@ whole table would have. The other tables are small and stay in memory.
 """
 
 import dataclasses
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from pathlib import Path
@@ -67,13 +66,8 @@ def _strings(name: str) -> pl.Series:
 
 
 def num_partitions(raw_dir: str | Path) -> int:
-    """Of traces and of series, for raw files of this size. What is hidden (parts, being written) is left out."""
-    size = 0
-    for where, folders, files in os.walk(raw_dir, onerror=raw_files.refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            if not name.startswith("."):
-                size += stat(f"{where}/{name}").st_size * _EXPANSION.get(os.path.splitext(name)[1], 1)
+    """Of traces and of series, for raw files of this size."""
+    size = sum(stat(path).st_size * _EXPANSION.get(path.suffix, 1) for path in raw_files.under(raw_dir))
     return -(-size // _PARTITION_BYTES) or 1
 
 
@@ -288,3 +282,22 @@ def scan(directory: Path, table: str, start: int, end: int) -> pl.LazyFrame:
     files = cells(directory, table, start, end)
     frame = pl.scan_parquet(files) if files else pl.LazyFrame(schema=observations.SCHEMAS[table])
     return frame.filter((pl.col(TIME) >= start) & (pl.col(TIME) < end))
+
+
+def silence(directory: Path, intervals: Iterable[tuple[int, int]]) -> tuple[float, float, tuple[int, int]]:
+    """How many hours of `intervals` (ns) have no observation, how many there are, and the longest stretch without.
+
+    In whole cells: shorter silences are not seen.
+    """
+    seen = {int(path.stem) for table in ("spans", "logs", "metrics") for path in cells(directory, table)}
+    silent, longest = 0, (0, 0)
+    for start, end in intervals:
+        at = start
+        for busy in [*sorted(n for n in seen if start // _CELL_NS <= n <= end // _CELL_NS), None]:
+            until = end if busy is None else max(busy * _CELL_NS, start)
+            if until - at >= _CELL_NS:
+                silent += until - at
+                longest = max(longest, (at, until), key=lambda ends: ends[1] - ends[0])
+            at = until if busy is None else min((busy + 1) * _CELL_NS, end)
+    hour = 3600 * 1_000_000_000
+    return silent / hour, sum(end - start for start, end in intervals) / hour, longest

@@ -9,12 +9,13 @@ whatever order it was read.
 import contextlib
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import polars as pl
 
-from data_prep import csv_rows
+from data_prep import csv_rows, raw_files
 from data_prep.errors import InputError
 
 FILE, ROW = "_file", csv_rows.ROW  # where a row came from; columns that sources may add before `check`
@@ -126,6 +127,8 @@ SCHEMAS = {
     ),
     "gaps": Schema({"start_time_unix_nano": pl.Int64(), "end_time_unix_nano": pl.Int64()}),
 }
+_FILES = frozenset(f"{name}.{suffix}" for name in SCHEMAS for suffix in ("parquet", "csv"))
+_NEARLY = re.compile(rf"({'|'.join(SCHEMAS)})([^a-z].*)?\.(csv|parquet|tsv|jsonl?|txt)(\.[a-z0-9]+)?$", re.I)
 
 
 @dataclasses.dataclass
@@ -339,8 +342,17 @@ def named(directory: Path | str) -> dict[str, Path]:
         if len(paths) > 1:
             raise InputError(f"{directory} holds both {paths[0].name} and {paths[1].name}; remove one of them")
         if paths:
-            found[name] = paths[0]
+            found[name] = raw_files.regular(paths[0]) if paths[0].exists() else paths[0]
     return found
+
+
+def nearly_named(directory: Path | str) -> list[str]:
+    """Names of files of `directory` that begin like a table's, such as `logs.csv.gz`, `Logs.CSV` or `logs-2.csv`, and
+    are none: what they hold is not read."""
+    return [
+        path.name for path in raw_files.inside(Path(directory))
+        if _NEARLY.match(path.name) and path.is_file() and path.name not in _FILES
+    ]  # fmt: skip
 
 
 def read_tables(directory: Path | str, on_bad_rows: str = "quarantine") -> Tables:

@@ -68,7 +68,7 @@ def compare(config, detectors: str, protocol: str, num_seeds: int, workdir: Path
         "protocols": parts,
     }
     output.write_json(workdir / "comparison.json", results)
-    output.write_atomically(workdir / "comparison.md", lambda path: path.write_text(tables.markdown(results)))
+    output.write_atomically(workdir / "comparison.md", lambda path: path.write_text(tables.markdown(results), "utf-8"))
     print(tables.plain(results))
     print(f"tables: {workdir / 'comparison.md'}")
     return results
@@ -89,12 +89,13 @@ def _one_protocol(config, title: str, chosen: list, num_seeds: int, store) -> di
             store.ensure(family, part, seeds, cache)
         cells = {seed: {p.name: store.get(family, p, seed).detectors for p in parts} for seed in seeds}
         first = cells[seeds[0]][parts[0].name]
+        facts = [[store.get(family, p, seed).facts for p in parts] for seed in seeds]
         main = next(name for name in (ONLY, config.score.variant, "calibrated") if name in first)
         others = [name for name in first if name != main] if family.name == family.method else []
         for seen in (main, *others):
             name = family.name if seen == main else f"{family.name}: {seen}"
             per_seed = {seed: splits.pool_detector(name, [cells[seed][p.name][seen] for p in parts]) for seed in seeds}
-            measured[name] = figures.measure(family, test, per_seed, config.score.bootstrap)
+            measured[name] = figures.measure(family, test, per_seed, config.score.bootstrap, facts)
             if name in (families.MAIN, "random"):
                 adjusted[name] = figures.point_adjustment(test, per_seed)
             for row in measured[name].rows:

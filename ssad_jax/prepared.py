@@ -373,6 +373,7 @@ class Writer:
         }
         (self.path / "timings.json").write_text(json.dumps(timings, indent=1) + "\n")
         (self.path / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+        disk.sync(self.path)
         if self.directory.exists():
             os.rename(self.directory, self._old)
         os.rename(self.path, self.directory)

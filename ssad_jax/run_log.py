@@ -1,5 +1,6 @@
 """What a training run tells: progress on stderr, `metrics.jsonl` and TensorBoard events in the workdir."""
 
+import contextlib
 import json
 import os
 import sys
@@ -12,6 +13,8 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.summary import scalar
+
+from data_prep import disk
 
 
 class RunLog:
@@ -35,6 +38,7 @@ class RunLog:
         kept = [line for line in _lines(path) if line["step"] <= first_step]
         partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
         partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        disk.sync(partial)
         os.replace(partial, path)
         self._file = open(path, "a")
         # Not tensorboardX's SummaryWriter: it writes in a thread, and once that has died (of a full disk) waits for it
@@ -94,9 +98,9 @@ def _lines(path: Path) -> list[dict]:
     if not path.is_file():
         return []
     lines = []
-    for text in path.read_text().splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:  # a torn last line of a killed run
-            continue
+    for text in path.read_text("utf-8", "replace").splitlines():
+        with contextlib.suppress(ValueError, RecursionError):  # a torn last line of a killed run
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
     return lines

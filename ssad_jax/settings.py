@@ -30,6 +30,13 @@ WHOLE = {  # least value
     "alerts.min_windows": 1, "alerts.log_lines": 0, "alerts.traces": 0,
     "compared.tracevae.layers": 1, "compared.tracevae.heads": 1, "compared.tracevae.latent": 1,
     "compared.tracevae.operations": 1, "compared.tracevae.drawn": 1, "compared.tracevae.samples": 1,
+    "compared.logbert.heads": 1, "compared.logbert.layers": 0, "compared.logbert.events": 1,
+    "compared.logbert.masks": 1, "compared.logbert.drawn": 1,
+    "compared.logelectra.heads": 1, "compared.logelectra.layers": 0, "compared.logelectra.generator_layers": 0,
+    "compared.logelectra.buckets": 1, "compared.logelectra.tokens": 1, "compared.logelectra.drawn": 1,
+    "compared.deeptralog.width": 1, "compared.deeptralog.steps": 0, "compared.logtracead.width": 1,
+    "compared.logtracead.latent": 1,
+    "compared.tracegra.width": 1, "compared.art.width": 2, "compared.art.wide": 1,
 }  # fmt: skip
 POSITIVE = (
     "optimizer.learning_rate", "optimizer.clip_norm", "loss.temperature", "train.resident_megabytes",
@@ -38,13 +45,19 @@ POSITIVE = (
 AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
     "score.eta", "cross_service.service", "cross_service.system", "alerts.cool_down_seconds",
+    "compared.tracegra.signals", "compared.tracegra.structure", "compared.tracegra.divergence", "compared.art.noise",
 )  # fmt: skip
 BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
     "cross_service.modality_drop",
 )
-MULTIPLES = {"compared.tracevae.width": 1}  # of `heads` beside; least value
-INSIDE = ("loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate")  # 0 < x < 1
+MULTIPLES = {  # of the key beside; and the least value
+    "compared.logbert.width": ("heads", 1), "compared.logelectra.width": ("heads", 4),
+    "compared.tracevae.width": ("heads", 1),
+}  # fmt: skip
+INSIDE = (  # 0 < x < 1
+    "loss.mask_ratio", "score.quantile", "score.pot_risk", "score.false_alarm_rate", "compared.deeptralog.nu",
+)  # fmt: skip
 
 
 def check(config) -> None:
@@ -82,12 +95,14 @@ def check(config) -> None:
             "all terms of the loss are switched off; set one of --config.loss.reconstruction, contrastive or knowledge "
             "(which needs --config.model.memory) above 0"
         )
+    _require(config, "compared.art.width", lambda x: x % 2 == 0, "an even number: it has two heads")
     for key in BELOW_ONE:
         _require(config, key, lambda x: 0 <= x < 1, "0 or more, below 1")
-    for key, least in MULTIPLES.items():
-        by = _value(config, f"{key.rpartition('.')[0]}.heads")
+    for key, (divisor, least) in MULTIPLES.items():
+        by = _value(config, f"{key.rpartition('.')[0]}.{divisor}")
         _require(
-            config, key, lambda x, by=by, least=least: x >= least and x % by == 0, f"a multiple of heads ({by})"
+            config, key, lambda x, by=by, least=least: x >= least and x % by == 0,
+            f"a multiple of {divisor} ({by}), {least} or more",
         )  # fmt: skip
     for key in INSIDE:
         _require(config, key, lambda x: 0 < x < 1, "a number between 0 and 1")

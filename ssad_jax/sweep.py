@@ -68,7 +68,7 @@ def sweep(
     form = form or results.last_form(workdir)
     document = results.collect(config, parameter, found, seeds, store, form, protocol, shown, scores)
     output.write_json(workdir / "sweep.json", document)
-    output.write_atomically(workdir / "sweep.md", lambda path: path.write_text(tables.markdown(document)))
+    output.write_atomically(workdir / "sweep.md", lambda path: path.write_text(tables.markdown(document), "utf-8"))
     output.write_atomically(workdir / "sweep.png", lambda path: plot.draw(document, path))
     print(tables.plain(document))
     print(f"table: {workdir / 'sweep.md'}, plot: {workdir / 'sweep.png'}")

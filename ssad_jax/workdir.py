@@ -29,6 +29,8 @@ FREE_KEYS = (
     "data.raw_dir", "data.prepared_dir", "data.faults_path", "data.segments_path", "data.num_workers",
     "data.executor", "data.dask_scheduler", "parallel.mapping", "score", "alerts",
 )  # fmt: skip
+# What lies in a workdir, and whether it is a directory.
+_PLACES = {"checkpoints": True, "evaluation": True, "metrics.jsonl": False, "report.html": False, ".lock": False}
 
 
 class _Run(msgspec.Struct):
@@ -87,6 +89,7 @@ def write_config(workdir, config: ConfigDict, dataset_hash: str) -> None:
     path = Path(workdir) / "config.json"
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     partial.write_text(json.dumps(document, indent=1) + "\n")
+    disk.sync(partial)
     os.replace(partial, path)
 
 
@@ -99,6 +102,12 @@ def make(workdir, flag: str = "workdir") -> Path:
         probe.unlink(missing_ok=True)  # another machine's process may have this one's number
     except OSError as error:
         raise InputError(f"{workdir} cannot be written ({error.strerror}); name another --{flag}") from None
+    for name, is_directory in _PLACES.items():
+        place = Path(workdir, name)
+        if place.exists() and place.is_dir() != is_directory:
+            raise InputError(
+                f"{place} is {'no directory' if is_directory else 'a directory'}; remove it or name another --{flag}"
+            )
     return Path(workdir)
 
 

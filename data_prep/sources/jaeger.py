@@ -106,7 +106,7 @@ def rows(path: Path, share: int, shares: int, on_bad_rows: str) -> tuple[list[tu
         processes = {key: _names(process) for key, process in (trace.processes or {}).items()}
         for raw_span in trace.spans:
             try:
-                span = msgspec.json.decode(raw_span, type=_Span)
+                span = msgspec.json.decode(raw_span, type=_Span, strict=False)  # numbers may be texts
                 names = _names(span.process) if span.process else processes.get(span.processID, (None, None))
                 found.append((*_row(span, trace.traceID, *names), str(path), place))
             except (ValueError, RecursionError):

@@ -43,7 +43,9 @@ def parts(config_data: ConfigDict) -> list[Part]:
 def finish(found: tables.Tables, config_data: ConfigDict) -> None:
     """Warns of the files that are left out."""
     raw_dir = Path(config_data.raw_dir)
-    warn_of_others(found, by_kind(json_under(raw_dir))[2], raw_dir)
+    files = json_under(raw_dir)
+    strange = [path for path in raw_files.under(raw_dir) if ".json" in path.name.lower()]  # `a.JSON`, `a.json.1`
+    warn_of_others(found, [*by_kind(files)[2], *sorted(set(strange) - set(files))], raw_dir)
 
 
 def json_under(directory: Path) -> list[Path]:

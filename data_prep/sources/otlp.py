@@ -100,13 +100,13 @@ def finish(found: tables.Tables, config_data: ConfigDict) -> None:
 
 def found_under(directory: Path) -> tuple[list[File], list[Path]]:
     """The OTLP files, and the others but for telemetry tables. Reads the first message of each."""
-    files, others = [], []
+    files, others, beside = [], [], set(tables.named(directory).values())
     for path in sorted(raw_files.under(directory)):
         form = otlp_files.form_of(path)
         signal = form and _first_signal(path, form)
         if signal:
             files.append(File(path, form, signal))
-        elif path.suffix not in (".csv", ".parquet"):
+        elif path not in beside:
             others.append(path)
     return files, others
 
@@ -165,11 +165,14 @@ def read(
 def _rows(data: bytes | None, reader: _Reader, file: File) -> tuple[list[tuple], int]:
     """The reader's rows in a message, and how many parts of it cannot be read."""
     signal = _signal(data, file.form) if data else None
-    if signal != reader.signal:
+    is_json = bool(data) and _is_json(data, file.form)
+    if signal != reader.signal and not (signal and is_json and otlp_messages.holds(data, reader.signal)):
         return [], int(signal is None and reader.signal == file.signal)
     if reader.hint not in data:
         return [], 0
-    request, lost = otlp_messages.parse(data, signal, _is_json(data, file.form))
+    request, lost = otlp_messages.parse(data, reader.signal, is_json)
+    if request is not None and is_json and otlp_messages.groups(request) is None:  # the key lies deeper, in an envelope
+        return [], int(signal == reader.signal)
     return list(reader.rows(request, data)) if request is not None else [], lost
 
 

@@ -121,7 +121,7 @@ def _lines(file, begin, end):
         if len(line) == LARGEST and not line.endswith(b"\n"):
             _end_line(file)
             yield number, None
-        elif line := (line if at else line.removeprefix(_BYTE_ORDER_MARK)).strip():
+        elif line := line.removeprefix(_BYTE_ORDER_MARK).strip():  # files that were joined have more than one mark
             yield number, line
 
 

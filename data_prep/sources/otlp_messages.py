@@ -211,6 +211,17 @@ def signal_of_json(data: bytes) -> str | None:
     return match and {b"spans": TRACES, b"logs": LOGS, b"metrics": METRICS}[match[1].lower()]
 
 
+def holds(data: bytes, signal: str) -> bool:
+    """Whether the key of a signal stands anywhere in a text that has one: a message may hold several."""
+    key = _CHILDREN[_TYPES[signal]][0].encode()
+    return b'"%s"' % (key if b"_" in _KEY.search(data, 0, _KEY_WITHIN)[0] else _camel(key)) in data
+
+
+def groups(request: _Message) -> list | None:
+    """What a request from JSON holds; None where it has no such key."""
+    return getattr(request, _CHILDREN[type(request)][0])
+
+
 def signal_of_protobuf(data: bytes) -> str | None:
     """The same of a protobuf message, of which only the fields tell: times are where no other message has any."""
     for signal, message in _PROTOBUF.items():

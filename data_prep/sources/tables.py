@@ -7,6 +7,8 @@ from ml_collections import ConfigDict
 from data_prep import tables
 from data_prep.sources.part import Part
 
+_NAMED = 5  # files that a warning names
+
 
 def parts(config_data: ConfigDict) -> list[Part]:
     """A part for each table. Raises InputError where there is no telemetry."""
@@ -22,4 +24,10 @@ def of(files: dict[str, Path], on_bad_rows: str) -> list[Part]:
 
 
 def finish(found: tables.Tables, config_data: ConfigDict) -> None:
-    """Nothing is left to do."""
+    """Warns of files that may be meant to be tables."""
+    others = tables.nearly_named(config_data.raw_dir)
+    if others:
+        found.warnings.append(
+            f"tables are called <table>.parquet or <table>.csv; not read are {', '.join(others[:_NAMED])}"
+            + (f" and {len(others) - _NAMED} more" if len(others) > _NAMED else "")
+        )

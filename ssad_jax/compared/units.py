@@ -5,6 +5,7 @@ overlapping windows hold it; the score of a window is made of those of its units
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import jax
@@ -109,9 +110,32 @@ def draw(keys, batch: Batch, number: int) -> tuple[jax.Array, jax.Array]:
     return jnp.maximum(jnp.take_along_axis(own, place, axis=-1), 0), there
 
 
-def judge(score: Callable, shared: dict[str, jax.Array], piece: int) -> jax.Array:
-    """`score` (arrays of one unit -> scalar or array) of every unit, `piece` units at a time."""
-    return jax.lax.map(score, shared, batch_size=piece)
+def judge(score: Callable, shared: dict[str, jax.Array], piece: int, used: jax.Array | None = None) -> jax.Array:
+    """`score` (arrays of one unit -> scalar or array) of every unit, `piece` units at a time.
+
+    used: how many of them there are before the filling up; then pieces beyond are not judged, their scores are 0.
+    """
+    if used is None:
+        return jax.lax.map(score, shared, batch_size=piece)
+    size = len(jax.tree.leaves(shared)[0])
+    piece = math.gcd(size, piece)
+    pieces = jax.tree.map(lambda a: a.reshape(-1, piece, *a.shape[1:]), shared)
+    judge_piece = jax.vmap(score)
+    nothing = jax.eval_shape(judge_piece, jax.tree.map(lambda a: a[0], pieces))
+
+    def of_piece(numbered):
+        number, units = numbered
+        return jax.lax.cond(
+            number * piece < used, judge_piece, lambda _: jnp.zeros(nothing.shape, nothing.dtype), units
+        )
+
+    scores = jax.lax.map(of_piece, (jnp.arange(size // piece), pieces))
+    return scores.reshape(size, *nothing.shape[1:])
+
+
+def num_used(batch: Batch) -> jax.Array:
+    """How many units the windows of a batch refer to: they come first among the shared ones."""
+    return batch.inputs["unit"].max(initial=-1) + 1
 
 
 def of_windows(scores: jax.Array, batch: Batch) -> jax.Array:

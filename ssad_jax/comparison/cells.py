@@ -26,7 +26,7 @@ OUTSIDE = (  # no score comes from these
     "report", "studies", "comparison/figures.py", "comparison/tables.py", "compare.py", "vus.py", "resampling.py",
     "metrics.py", "evaluate.py", "evaluation_log.py", "main.py", "scoring/alarms.py", "scoring/explain.py",
     "scoring/raw.py", "scoring/fitted.py", "sweep.py", "sensitivity/results.py", "sensitivity/tables.py",
-    "sensitivity/plot.py", "benchmark.py", "benchmarking", "streaming.py", "trained.py",
+    "sensitivity/plot.py", "benchmark.py", "benchmarking", "streaming.py", "trained.py", "compared/__init__.py",
 )  # fmt: skip
 
 

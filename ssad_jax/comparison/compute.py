@@ -10,8 +10,10 @@ import numpy as np
 
 import ssad_jax
 from ssad_jax import train
+from ssad_jax.backends import choices
+from ssad_jax.compared.service_anomaly import score_service_anomaly
 from ssad_jax.comparison import cells
-from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, Family, families
+from ssad_jax.comparison.families import CLOSED_FORM, RECIPE, SERVICE_ANOMALY, Family, families
 from ssad_jax.comparison.fit import fit, make_method
 from ssad_jax.comparison.splits import Split
 from ssad_jax.floors import FLOORS
@@ -51,42 +53,67 @@ def compute(
         method = make_method(config, split)
         score = scorer(method)
         fresh = ((seed, train.untrained(config, method.init, seed)) for seed in seeds)
+        together = family.kind == "trained" and choices().networks_together
         begin = time.perf_counter()
-        for seed, params in fresh if family.kind == "untrained" else fit(config, split, seeds, method):
-            trained = time.perf_counter()
+        for i, (seed, params) in enumerate(fresh if family.kind == "untrained" else fit(config, split, seeds, method)):
+            if not together:
+                train_seconds = time.perf_counter() - begin
+            elif i == 0:  # all seeds are trained by now
+                train_seconds = (time.perf_counter() - begin) / len(seeds)
+            begin = time.perf_counter()
             scored = score_dataset(score, params, data, config.score)
-            yield seed, scored_detectors(split, scored), _facts(split, scored, begin, trained)
+            seconds = time.perf_counter() - begin
+            yield seed, scored_detectors(split, scored), _facts(split, train_seconds, seconds, scored.unjudged)
             begin = time.perf_counter()
         jax.clear_caches()  # each training's programs would stay: 0.1 GB apiece
     elif family.kind == "recipe":
+        begin = time.perf_counter()
         if family.name == CLOSED_FORM:
             scored = closed_form(data, config.score)
+        elif family.name == SERVICE_ANOMALY:
+            scored = score_service_anomaly(data, config.score)
         else:
             scored = score_linear(data, config.score, processor=family.name != RECIPE)
+        seconds = time.perf_counter() - begin - scored.fit_seconds
+        facts = _facts(split, scored.fit_seconds, seconds, scored.unjudged)
         detectors = scored_detectors(split, scored)
         for seed in seeds:
-            yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}, {}
+            yield seed, {ONLY: dataclasses.replace(detectors["calibrated"], name=ONLY)}, facts
     else:
         if "windows" not in cache:
+            begin = time.perf_counter()
             cache["windows"] = Windows(data, split.held_out, split.test)
+            cache["read_seconds"] = time.perf_counter() - begin
         for seed in seeds:
-            yield seed, {ONLY: _floor(family, split, cache["windows"], seed)}, {}
+            begin = time.perf_counter()
+            detector, fit_seconds = _floor(family, split, cache["windows"], seed)
+            seconds = cache["read_seconds"] + time.perf_counter() - begin - fit_seconds
+            yield seed, {ONLY: detector}, _facts(split, fit_seconds, seconds, 0)
 
 
-def _facts(split: Split, scored: Scored, begin: float, trained: float) -> dict:
-    """Seconds of training and windows scored a second (by each of the K networks in turn), compilation included."""
-    seconds = time.perf_counter() - trained
+def _facts(split: Split, train_seconds: float, score_seconds: float, unjudged: int) -> dict:
+    """What a detector cost; compilation and the reading of windows count, by each of the K networks in turn."""
     windows = len(split.held_out) + len(split.test)
     return {
-        "train_seconds": trained - begin, "windows_per_second": windows / seconds, "unjudged_windows": scored.unjudged
+        "train_seconds": train_seconds, "windows_per_second": windows / score_seconds, "unjudged_windows": unjudged
     }  # fmt: skip
 
 
-def _floor(family: Family, split: Split, windows: Windows, seed: int) -> Detector:
-    held_out, test = windows.scores((FLOORS | PYOD)[family.name], seed)
+def _floor(family: Family, split: Split, windows: Windows, seed: int) -> tuple[Detector, float]:
+    """The detector, and the seconds that fitting took."""
+    seconds = [0.0]
+
+    def fit_floor(*arguments):
+        begin = time.perf_counter()
+        fitted = (FLOORS | PYOD)[family.name](*arguments)
+        seconds[0] += time.perf_counter() - begin
+        return fitted
+
+    held_out, test = windows.scores(fit_floor, seed)
     if family.name == "all_positive":
-        return with_threshold(ONLY, test, Threshold(0.0, "always"))
-    return make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, _overlap(split))
+        return with_threshold(ONLY, test, Threshold(0.0, "always")), seconds[0]
+    detector = make_detector(ONLY, *on_held_out_scale(held_out, test), split.config.score, _overlap(split))
+    return detector, seconds[0]
 
 
 def combined(split: Split, parts: list[Detector]) -> Detector:

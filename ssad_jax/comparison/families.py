@@ -32,8 +32,8 @@ ABLATIONS: dict[str, dict] = {
     "shuffled_rules": {"knowledge.variant": "shuffled"},
     "random_knowledge": {"knowledge.variant": "random"},
 }
-CLOSED_FORM = "closed_form"
-RECIPES = (RECIPE, "linear_cpu", CLOSED_FORM)
+CLOSED_FORM, SERVICE_ANOMALY = "closed_form", "service_anomaly_adapted"
+RECIPES = (RECIPE, "linear_cpu", CLOSED_FORM, SERVICE_ANOMALY)
 SEEDED = ("random", "iforest", "pyod_iforest")  # of the closed and the library's ones; the others give equal scores
 
 

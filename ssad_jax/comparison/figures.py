@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 
 from ssad_jax import metrics, resampling
+from ssad_jax.compared import COMPACT
 from ssad_jax.comparison.families import COMBINED, CROSS, MAIN, RECIPE, Family
 from ssad_jax.comparison.splits import Split
 from ssad_jax.scoring.assess import Detector, TestWindows, assess, draws
@@ -23,20 +24,44 @@ class Measured:
     family: Family
     rows: list[dict]  # figures of each seed
     draws: dict[str, dict[str, np.ndarray]]  # kind of blocks -> figure -> [repeats], mean over seeds
+    cost: dict = dataclasses.field(default_factory=dict)
 
     def mean(self, name: str) -> float | None:
         values = [row[name] for row in self.rows if row[name] is not None]
         return float(np.mean(values)) if values else None
 
 
-def measure(family: Family, test: TestWindows, per_seed: dict[int, Detector], repeats: int) -> Measured:
-    """Figures of a detector, seed by seed, and the mean over seeds of each draw of blocks."""
+def measure(
+    family: Family, test: TestWindows, per_seed: dict[int, Detector], repeats: int, facts: list[list[dict]] = ()
+) -> Measured:
+    """Figures of a detector, seed by seed, and the mean over seeds of each draw of blocks.
+
+    Args:
+        facts: of its cells, for each seed those of all splits.
+    """
     rows, drawn = [], {name: [] for name in BLOCKS}
     for seed, detector in per_seed.items():
         rows.append({"seed": seed, **assess(test, detector, {})})
         drawn["events"].append(draws(test, detector, repeats))
         drawn["segments"].append(draws(test, detector, repeats, test.segment))
-    return Measured(family, rows, {name: _seed_mean(parts) for name, parts in drawn.items()})
+    return Measured(family, rows, {name: _seed_mean(parts) for name, parts in drawn.items()}, cost(facts))
+
+
+def cost(facts: list[list[dict]]) -> dict:
+    """What cells took: medians over seeds and splits; windows that were not judged, of all splits, median over seeds.
+
+    None where no cell says it: of a sum of other detectors, and of cells that an older program wrote.
+    """
+
+    def median(values):
+        values = [v for v in values if v is not None]
+        return float(np.median(values)) if values else None
+
+    cells = [cell for splits in facts for cell in splits]
+    out = {name: median(cell.get(name) for cell in cells) for name in ("train_seconds", "windows_per_second")}
+    unjudged = [[cell.get("unjudged_windows") for cell in splits] for splits in facts]
+    out["unjudged_windows"] = median(None if None in own else sum(own) for own in unjudged)
+    return out | {"device": ", ".join(sorted({cell["device"] for cell in cells if "device" in cell})) or None}
 
 
 def _seed_mean(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -54,8 +79,11 @@ def summary(measured: Measured) -> dict:
         "settings": dict(measured.family.overrides),
         "seeds": [row["seed"] for row in measured.rows],
         "deterministic": measured.family.deterministic,
+        "cost": measured.cost,
         "mean": {name: measured.mean(name) for name in SHOWN},
     }
+    if measured.family.name in COMPACT:
+        out["compared"] = COMPACT[measured.family.name]._asdict()
     for title, pick in (("min", min), ("max", max)):
         values = {name: [row[name] for row in measured.rows if row[name] is not None] for name in SHOWN}
         out[title] = {name: pick(v) if v else None for name, v in values.items()}

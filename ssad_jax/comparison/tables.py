@@ -1,5 +1,6 @@
 """comparison.json as Markdown, and as plain text for the terminal."""
 
+from ssad_jax.compared import COMPACT, OURS, REPORTED, CompactForm
 from ssad_jax.scoring.output import format_figure
 
 RANKING = (
@@ -16,6 +17,16 @@ PAIRED = (
     ("AUROC", "auroc"), ("AUPRC", "auprc"), ("TPR@5%FPR", "tpr_at_5_percent_fpr"), ("VUS-PR", "vus_pr"), ("F1", "f1"),
     ("HR@1", "hit_rate_at_1"), ("HR@3", "hit_rate_at_3"), ("delay s, median", "delay_seconds_median"),
 )  # fmt: skip
+COST = (
+    "Medians over seeds and splits: seconds of one training of all its networks, windows scored a second, both with "
+    "compilation (the first seed pays it) and the reading of windows; test windows in which there was nothing to judge."
+)
+COMPARED = (
+    "Compact forms of published systems on the windows of this dataset; how much of a system its form is stands under "
+    "fidelity (docs/compared.md). What the paper's Table 3 reports was found on other data, by a protocol that it does "
+    "not state: the two columns cannot be subtracted."
+)
+MEASURED_REPORTED = ("measured: ACC / PRE / REC / AUC, %", "reported (other data, protocol unstated)")
 
 
 def markdown(results: dict) -> str:
@@ -32,6 +43,10 @@ def markdown(results: dict) -> str:
             lines += [f"### Paired differences: detector {title}", "", "On the same draws for both.", ""]
             lines += [*table(_paired_rows(pairs)), ""]
         lines += ["### By fault type: AUROC against all normal windows (HR@1)", "", *table(_type_rows(part)), ""]
+        lines += ["### Cost", "", COST, "", *table(_cost_rows(part)), ""]
+        if any(name in COMPACT for name in part["detectors"]):
+            lines += ["### Reported by the paper (other data, protocol unstated)", "", COMPARED, ""]
+            lines += [*table(_reported_rows(part)), ""]
         lines += [*_footnote(part), ""]
     lines += [f"Note: {note}." for note in results["notes"]]
     return "\n".join(lines).rstrip() + "\n"
@@ -131,6 +146,32 @@ def _type_rows(part: dict) -> list[list[str]]:
             row.append(format_figure("auroc", found["auroc"]) + rate)
         rows.append(row)
     return rows
+
+
+def _cost_rows(part: dict) -> list[list[str]]:
+    """Of each computation one row."""
+    rows = [["detector", "training s", "windows/s", "windows not judged", "device"]]
+    for name, facts in part["detectors"].items():
+        if name == facts["family"]:
+            cost = facts["cost"]
+            shown = [cost.get(key) for key in ("train_seconds", "windows_per_second", "unjudged_windows")]
+            shown = ["-" if x is None else f"{x:,.{d}f}" for x, d in zip(shown, (1, 0, 0), strict=True)]
+            rows.append([name, *shown, cost.get("device") or "-"])
+    return rows
+
+
+def _reported_rows(part: dict) -> list[list[str]]:
+    rows = [["detector", "system", "fidelity", *MEASURED_REPORTED]]
+    for name, facts in part["detectors"].items():
+        if name in COMPACT or name in OURS:
+            form = COMPACT.get(name) or CompactForm("the paper's own", "-", "", OURS[name])
+            measured = [None if facts["mean"][key] is None else 100 * facts["mean"][key] for key in REPORTED]
+            rows.append([name, form.system, form.fidelity, _percent(measured), _percent(form.reported)])
+    return rows
+
+
+def _percent(values) -> str:
+    return " / ".join("-" if x is None else f"{x:.2f}" for x in values) if values else "-"
 
 
 def _footnote(part: dict) -> list[str]:

@@ -76,3 +76,9 @@ def dropout(x: jax.Array, keys: jax.Array | None, rate: float) -> jax.Array:
 def uniform(keys: jax.Array, counter: jax.Array) -> jax.Array:
     """Uniform float32 in [0, 1) for each key and counter (see `random_bits`)."""
     return (random_bits(keys, counter) >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)
+
+
+def normal(keys: jax.Array, counter: jax.Array) -> jax.Array:
+    """Standard normal float32 for each key and counter (see `random_bits`)."""
+    share = jnp.clip(uniform(keys, counter), 2.0**-24, 1 - 2.0**-24)
+    return jnp.float32(2.0**0.5) * jax.lax.erf_inv(2 * share - 1)

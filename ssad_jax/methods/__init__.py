@@ -8,6 +8,12 @@ METHODS = {
 }
 COMPARED: dict[str, str] = {  # the compared systems
     "tracevae_adapted": "ssad_jax.compared.tracevae",
+    "logbert_adapted": "ssad_jax.compared.logbert",
+    "logelectra_adapted": "ssad_jax.compared.logelectra",
+    "deeptralog_adapted": "ssad_jax.compared.deeptralog",
+    "logtracead_adapted": "ssad_jax.compared.logtracead",
+    "tracegra_adapted": "ssad_jax.compared.tracegra",
+    "art_adapted": "ssad_jax.compared.art",
 }
 WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 

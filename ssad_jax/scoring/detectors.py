@@ -41,6 +41,7 @@ class Scored:
     readings: tuple[Readings, ...] = ()  # of each network's states, for new windows
     score_names: tuple[str, ...] = ()  # of a method's own scores (`Terms.own`)
     unjudged: int = 0  # test windows in which a method with scores of its own had nothing to judge
+    fit_seconds: float = 0.0  # of what a recipe fitted, which trains no network
 
 
 def score_dataset(score, params, prepared: Prepared, score_config, own: bool = True) -> Scored:
@@ -88,21 +89,28 @@ def score_dataset(score, params, prepared: Prepared, score_config, own: bool = T
     held_out, test, readings = zip(*(judge(k, network) for k, network in enumerate(networks)), strict=True)
     together = joined(held_out) if own else averaged(held_out)
     if score.score_names:
-        return _own_scores(prepared, place, together, averaged(test), score, score_config, max(readings))
+        return own_scores(prepared, place, together, averaged(test), score.score_names, score_config, max(readings))
     if score.by_distance:  # what distances are from has none of its own; they need no history
         return calibrate(prepared, place, together.take(slice(0)), together, averaged(test), score_config, warm_up=0)
     scored = calibrate(prepared, place, by(networks[0], fit_runs), together, averaged(test), score_config)
     return dataclasses.replace(scored, readings=readings)
 
 
-def _own_scores(prepared: Prepared, place: Columns, held_out: Terms, test: Terms, score, settings, unjudged) -> Scored:
-    """A method's own scores as they are; what it says of services is calibrated like residuals, for suspects."""
+def own_scores(
+    prepared: Prepared, place: Columns, held_out: Terms, test: Terms, names: tuple[str, ...], settings, unjudged: int
+) -> Scored:
+    """Own scores of windows (`Terms.own`, called `names`) as they are; what is said of services (`Terms.residual`) is
+    calibrated like residuals, for suspects.
+
+    Raises:
+        InputError: there are no calibration windows.
+    """
     place = place if held_out.residual.shape[1] else no_columns()
     scored = calibrate(prepared, place, held_out.take(slice(0)), held_out, test, settings, warm_up=0)
     calibration = dataclasses.replace(scored.calibration, kinds=scored.calibration.kinds[:0])
     low, high = as_scores(scored.held_out, scored.held_out_terms), as_scores(scored.scores, scored.terms)
     return dataclasses.replace(
-        scored, calibration=calibration, held_out=low, scores=high, score_names=score.score_names, unjudged=unjudged
+        scored, calibration=calibration, held_out=low, scores=high, score_names=names, unjudged=unjudged
     )
 
 

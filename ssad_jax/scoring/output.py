@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+from data_prep import disk
 from ssad_jax.scoring.assess import Detector, TestWindows
 from ssad_jax.scoring.calibration import Calibration, Scores, kind_names
 
@@ -18,6 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     partial = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         write(partial)
+        disk.sync(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -99,7 +99,7 @@ def run(config, name: str, workdir: Path, directory: Path, seeds: int, hidden: i
     stem = Path(directory) / f"{name}_{config.name}"
     output.write_json(stem.with_suffix(".json"), found)
     output.write_atomically(stem.with_suffix(".png"), lambda path: plot.draw(found, path))
-    output.write_atomically(stem.with_suffix(".md"), lambda path: path.write_text(page(found, name)))
+    output.write_atomically(stem.with_suffix(".md"), lambda path: path.write_text(page(found, name), "utf-8"))
     return found
 
 

@@ -94,6 +94,21 @@ def test_a_csv_file_without_use_is_refused(tmp_path, content, message):
         read(config(tmp_path))
 
 
+def test_a_csv_file_of_carriage_returns_alone_is_refused_not_taken_for_a_header(tmp_path):
+    (tmp_path / "logs.csv").write_text(LOGS.replace("\n", "\r"))
+    with pytest.raises(InputError, match=r"logs\.csv ends its lines with carriage returns alone; convert it"):
+        read(config(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["logs.csv.gz", "Logs.CSV", "logs-2.csv", "spans_2024.parquet", "logs.jsonl"])
+def test_a_file_that_may_be_meant_for_a_table_is_named(tmp_path, name):
+    (tmp_path / "logs.csv").write_text(LOGS)
+    (tmp_path / name).write_text("")
+    (tmp_path / "logserver.csv").write_text("")
+    [warning] = read(config(tmp_path)).warnings
+    assert warning == f"tables are called <table>.parquet or <table>.csv; not read are {name}"
+
+
 def test_columns_in_another_order_and_a_file_column_of_the_users_own(tmp_path):
     (tmp_path / "logs.csv").write_text(LOGS)
     expected, _ = account_of(tmp_path)
@@ -189,6 +204,13 @@ def test_a_directory_or_a_link_to_nothing_in_the_place_of_a_table(tmp_path, suff
         read(config(tmp_path))
 
 
+@pytest.mark.parametrize(("name", "source"), [("logs.csv", "tables"), ("a", "otlp"), ("a", "jaeger_prometheus")])
+def test_a_pipe_is_not_waited_for(tmp_path, name, source):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name} is no file but a pipe, a socket or a device; remove it"):
+        read(config(tmp_path, source=source))
+
+
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     write(tmp_path, "csv", logs=frame("logs"))
 
@@ -223,6 +245,19 @@ def test_links_that_lead_in_circles_end(tmp_path):
             (tmp_path / name / f"to_{other}").symlink_to(tmp_path, target_is_directory=True)
     assert train_ticket_versions.scenarios(tmp_path) == []
     assert list(raw_files.under(tmp_path)) == []
+
+
+def test_links_to_directories_are_followed_each_directory_once(tmp_path):
+    raw, far = tmp_path / "raw", tmp_path / "far"
+    for directory in (raw / "day1", far / "day2" / "hour"):
+        directory.mkdir(parents=True)
+        (directory / "a.json").write_text("{}")
+    for name, target in (("latest", raw / "day1"), ("hour", far / "day2" / "hour"), ("more", far), ("up", tmp_path)):
+        (raw / name).symlink_to(target)
+    (far / "back").symlink_to(raw)
+    assert sorted(path.relative_to(raw).as_posix() for path in raw_files.under(raw)) == [
+        "day1/a.json", "hour/a.json"
+    ]  # fmt: skip
 
 
 # --- JSON of APIs ----------------------------------------------------------------------------------------------------

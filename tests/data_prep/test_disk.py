@@ -32,6 +32,19 @@ def test_other_errors_pass_through():
         raise FileNotFoundError("a.csv")
 
 
+def test_what_is_renamed_is_on_the_disk_before(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.readlink(f"/proc/self/fd/{file}")))
+    (tmp_path / "a").mkdir()
+    for name in ("a/b", "c"):
+        (tmp_path / name).write_text("x")
+    disk.sync(tmp_path)
+    assert sorted(synced) == [str(tmp_path), *(str(tmp_path / name) for name in ("a", "a/b", "c"))]
+    synced.clear()
+    disk.sync(tmp_path / "c")
+    assert synced == [str(tmp_path / "c"), str(tmp_path)]
+
+
 @pytest.fixture(scope="module")
 def raw(tmp_path_factory):
     return write(tmp_path_factory.mktemp("raw") / "tables", telemetry())

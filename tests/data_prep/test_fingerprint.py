@@ -23,6 +23,13 @@ def test_it_depends_on_names_and_sizes_alone(tmp_path):
     assert raw_fingerprint(one) != raw_fingerprint(two)
 
 
+def test_names_may_be_any_bytes(tmp_path):
+    open(os.fsencode(tmp_path) + b"/caf\xe9\n.jsonl", "w").close()
+    before = raw_fingerprint(tmp_path)
+    open(os.fsencode(tmp_path) + b"/caf\xe8.jsonl", "w").close()
+    assert raw_fingerprint(tmp_path) != before
+
+
 def test_a_broken_link_is_named(tmp_path):
     (tmp_path / "logs.csv").symlink_to("nowhere")
     for function in (raw_fingerprint, spilled.num_partitions):

@@ -8,8 +8,8 @@ import pytest
 
 from data_prep import fitted, sources
 from data_prep.errors import InputError
-from data_prep.live import LiveWindows, arriving
-from data_prep.prepare import prepare
+from data_prep.live import LiveWindows, arriving, on_one_clock
+from data_prep.prepare import intervals_of, prepare
 from data_prep.tables import TELEMETRY
 from ssad_jax import prepared
 from tests.data_prep.small import SECOND, T0, log, span
@@ -132,6 +132,28 @@ def test_clocks_that_were_corrected_are_corrected_again(dataset):
     live.push({"logs": checked("logs", [log(92, "gateway", "a"), log(3, "訂單", "b")])}, T0 + 5 * SECOND)
     live.push({}, T0 + LATE + 10 * SECOND)
     assert (live.accounts["logs"].kept, live.pending["logs"]) == (2, 0)
+
+
+@pytest.mark.parametrize("ahead", [-600, 600])
+def test_recorded_tables_come_on_the_corrected_clock(tmp_path, ahead):
+    """Otherwise all rows of such an instance would be late or ahead, and the time between would be silence."""
+    rows = telemetry()
+    del rows["logs"]
+    for row in rows["spans"]:
+        if row["service_name"] != "gateway":
+            row["start_time_unix_nano"] += ahead * SECOND
+            row["end_time_unix_nano"] += ahead * SECOND
+    config = make_config(write(tmp_path / "raw", rows), tmp_path / "out", correct_clock_skew=True)
+    prepare(config)
+    was_fitted, frames = on_one_clock(fitted.load(tmp_path / "out"), sources.read(config.data).frames)
+    intervals = [(int(start), int(end)) for start, end in intervals_of(frames, config.data)]
+    segments = prepared.load(tmp_path / "out").manifest["segments"]
+    assert intervals[0][0] == segments[0]["start_unix_nano"] and intervals[-1][1] < T0 + 500 * SECOND
+    live = LiveWindows(was_fitted, intervals[0][0])
+    for _, tables, now in arriving(frames, intervals, 60 * SECOND, LATE):
+        live.push(tables, now)
+    live.check()
+    assert live.accounts["spans"].set_aside == {} and live.accounts["spans"].kept > 2800
 
 
 def test_units_that_fit_time_does_not_have_are_named_and_count_as_unknown(dataset):

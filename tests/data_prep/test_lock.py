@@ -67,6 +67,18 @@ def test_a_file_that_its_holder_has_just_removed_is_no_lock(tmp_path, monkeypatc
         assert path.exists()
 
 
+def test_a_link_in_the_place_of_a_lock_is_refused_and_what_it_leads_to_stays(tmp_path):
+    (tmp_path / "diary").write_text("dear diary")
+    for target in ("diary", "nowhere"):
+        (tmp_path / ".lock").symlink_to(tmp_path / target)
+        with pytest.raises(InputError, match=r"\.lock is a link; remove it"):
+            with lock.held(tmp_path / ".lock", "run", "wait"):
+                pass
+        (tmp_path / ".lock").unlink()
+    assert [path.name for path in tmp_path.iterdir()] == ["diary"]
+    assert (tmp_path / "diary").read_text() == "dear diary"
+
+
 def test_a_file_system_without_locks_warns(tmp_path, monkeypatch, caplog):
     def refuse(*_):
         raise OSError(lock.errno.ENOLCK, "No locks available")

@@ -438,3 +438,32 @@ def test_configs_pass_the_checks(file):
     config = module.get_config()
     settings.check(config)
     json.dumps(config.to_dict())
+
+
+def test_raw_files_that_change_while_they_are_read_are_told_of(tmp_path, monkeypatch):
+    raw = write(tmp_path / "raw", telemetry())
+    read = driver.sources.read
+
+    def slowly(data, *rest):
+        (raw / "late.txt").write_text("x")
+        return read(data, *rest)
+
+    monkeypatch.setattr(driver.sources, "read", slowly)
+    prepare(make_config(raw, tmp_path / "out"))
+    manifest = prepared.load(tmp_path / "out").manifest
+    assert any("changed while they were read" in warning for warning in manifest["warnings"])
+
+
+def test_time_that_is_mostly_silent_is_told_of(tmp_path):
+    rows = telemetry()
+    rows["logs"].insert(0, log(-5000, "gateway", "out of nowhere"))
+    [silent, _] = prepare_rows(tmp_path, rows).manifest["warnings"][::-1][:2]
+    assert silent.startswith(
+        "1.2 of 1.5 hours of observed time have no span, log line or metric, most of all from 2023-11-14 21:00 to "
+        "2023-11-14 22:10, and count as silence: remove rows of a wrong time"
+    )  # fmt: skip
+
+
+def test_metrics_that_no_pattern_fits_are_told_of(tmp_path):
+    [warning] = prepare_rows(tmp_path, telemetry(), metrics=("cpus",)).manifest["warnings"]
+    assert warning.startswith("no metric is used: config.data.metrics fits the name of none")

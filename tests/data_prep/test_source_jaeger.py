@@ -101,6 +101,16 @@ def test_a_large_file_is_shared_out_by_traces(tmp_path, monkeypatch):
     assert jaeger.part([path], "error").tasks == [(path, share, 3, "error") for share in range(3)]
 
 
+def test_times_may_be_texts_or_whole_floats(tmp_path):
+    plain = span("t", "1", "p1", 0, 1)
+    texts = plain | {key: str(plain[key]) for key in ("startTime", "duration")}
+    floats = plain | {key: float(plain[key]) for key in ("startTime", "duration")}
+    one, two, three = (
+        read(tmp_path / f"{i}.json", traces(trace([own], PROCESSES)))[0] for i, own in enumerate((plain, texts, floats))
+    )
+    assert one.height == 1 and one.equals(two) and one.equals(three)
+
+
 def test_bad_spans_and_traces_cost_only_themselves(tmp_path):
     good = span("t", "1", "p1", 0, 1)
     late = span("t", "2", "p1", 1, -1)

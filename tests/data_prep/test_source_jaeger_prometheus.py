@@ -64,6 +64,14 @@ def test_files_are_known_by_what_they_hold(tmp_path):
     )
 
 
+@pytest.mark.parametrize("name", ["b.JSON", "b.json.1", "b.jsonl"])
+def test_files_that_are_called_nearly_so_are_named(tmp_path, name):
+    write(tmp_path / "a.json", traces(request(1)))
+    write(tmp_path / name, traces(request(2)))
+    [warning] = read(config(tmp_path)).warnings
+    assert warning.startswith("1 JSON files are no answers") and warning.endswith(f"left out: {name}")
+
+
 def test_what_lies_in_two_files_counts_once(tmp_path):
     found = read(config(export(tmp_path)))
     spans, metrics = found.accounts["spans"], found.accounts["metrics"]

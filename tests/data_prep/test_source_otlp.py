@@ -419,17 +419,47 @@ def test_a_large_file_is_shared_out_by_bytes(tmp_path, monkeypatch, compressed, 
         assert account.examples == {"negative_duration": (path.name, 21)}
 
 
+@pytest.mark.parametrize("spelled", ["camel", "snake"])
+def test_one_message_may_hold_all_signals(tmp_path, spelled):
+    gauge = {"name": "m", "gauge": {"dataPoints": [point(T0, 1)]}}
+    message = json.dumps(ONE | logs(record(T0, "x"), service="a") | metrics(gauge, service="a")).encode()
+    if spelled == "snake":
+        for signal in (b"Spans", b"Logs", b"Metrics"):
+            message = message.replace(b"resource" + signal, b"resource_" + signal.lower())
+    found = read_json(tmp_path, message)
+    assert {name: account.kept for name, account in found.accounts.items()} == {"spans": 1, "logs": 1, "metrics": 1}
+
+
+def test_a_name_of_another_signal_is_not_that_signal(tmp_path):
+    found = read_json(tmp_path, [spans(span(1, 1, None, T0, T0 + 1, name="resourceLogs"), service="a")])
+    assert found.frames.keys() == {"spans"} and found.accounts["spans"].set_aside == {}
+
+
+@pytest.mark.parametrize("envelope", ["result", "trace"])
+def test_what_lies_in_an_envelope_is_counted(tmp_path, envelope):
+    """As Jaeger's /api/v3 and Tempo answer."""
+    account = read_json(tmp_path, lines(ONE, {envelope: ONE})).accounts["spans"]
+    assert (account.read, account.kept, account.set_aside) == (2, 1, {"unreadable_message": 1})
+
+
+def test_files_that_were_joined_have_several_byte_order_marks(tmp_path):
+    account = read_json(tmp_path, b"\xef\xbb\xbf" + lines(ONE) + b"\xef\xbb\xbf" + lines(ONE)).accounts["spans"]
+    assert (account.read, account.kept, account.duplicates) == (2, 1, 1)
+
+
 def test_what_no_collector_wrote_is_named(tmp_path):
     write(tmp_path / "a.jsonl", [ONE])
     write(tmp_path / "dashboard.json", b'{"title": "x"}')
     write(tmp_path / "README", b"\nnotes")
     write(tmp_path / "cut.gz", b"")
     (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08")
+    write(tmp_path / "logs-2.csv", b"x")
     write(tmp_path / "picture.png", b"\x89PNG")
     write(tmp_path / "empty", b"")
     [warning] = read(config(tmp_path)).warnings
     assert warning == (
-        "5 files hold no OTLP or cannot be read; they are left out: README, cut.gz, dashboard.json, empty, picture.png"
+        "6 files hold no OTLP or cannot be read; they are left out: README, cut.gz, dashboard.json, empty, "
+        "logs-2.csv, ..."
     )
 
 

@@ -110,3 +110,16 @@ def test_partitions_grow_with_the_raw_files(tmp_path, monkeypatch):
     for name, size in (("a.csv", 900), ("b.csv.gz", 200), ("c.parquet", 25)):
         (tmp_path / name).write_bytes(bytes(size))
     assert spilled.num_partitions(tmp_path) == 4  # 900 + 2000 + 200
+
+
+def test_silence_is_what_no_cell_covers(tmp_path):
+    cell, hour = spilled._CELL_NS, 6
+    for table, numbers in (("logs", (0, 2)), ("spans", (2, 3)), ("events", (7,))):
+        (tmp_path / table).mkdir()
+        for number in numbers:
+            (tmp_path / table / f"{number}.parquet").touch()
+    assert spilled.silence(tmp_path, [(0, 3 * cell)]) == (1 / hour, 3 / hour, (cell, 2 * cell))
+    assert spilled.silence(tmp_path, [(cell // 2, 3 * cell // 2), (5 * cell // 2, 9 * cell)]) == (
+        5 / hour, 7.5 / hour, (4 * cell, 9 * cell)
+    )  # fmt: skip
+    assert spilled.silence(tmp_path, [(-2 * cell, -cell // 2)]) == (1.5 / hour, 1.5 / hour, (-2 * cell, -cell // 2))

@@ -16,6 +16,7 @@ from data_prep.errors import Failure, InputError
 from data_prep.prepare import prepare
 from ssad_jax import checkpoint, parallel, prepared
 from ssad_jax import workdir as workdirs
+from ssad_jax.run_log import RunLog
 from ssad_jax.scoring import output
 from tests.data_prep.test_prepare import make_config, telemetry, write
 
@@ -157,6 +158,23 @@ def test_a_file_of_an_evaluation_is_the_old_one_until_the_new_one_is_whole(tmp_p
             output.write_atomically(tmp_path / "metrics.json", write)
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.json"]
     assert (tmp_path / "metrics.json").read_text() == "old"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "evaluation", "metrics.jsonl", "report.html", ".lock"])
+def test_a_file_for_a_directory_or_the_reverse_is_named(tmp_path, name):
+    place = tmp_path / name
+    place.touch() if name in ("checkpoints", "evaluation") else place.mkdir()
+    with pytest.raises(InputError, match=f"{name} is (no|a) directory; remove it or name another --workdir"):
+        with workdirs.using(tmp_path):
+            pass
+
+
+def test_lines_of_a_run_log_that_are_none_are_dropped(tmp_path):
+    good = b'{"step": 7, "epoch": 1, "loss": 1.0}\n'
+    (tmp_path / "metrics.jsonl").write_bytes(good + b"\0\0\n5\n[]\n{}\n" + b"[" * 100_000 + b"\n\xff\xfe{\n" + good[:9])
+    with RunLog(tmp_path, 2, 1, 7, True):
+        pass
+    assert (tmp_path / "metrics.jsonl").read_bytes() == good
 
 
 def test_what_another_run_uses_is_refused(tmp_path):

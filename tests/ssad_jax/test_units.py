@@ -94,3 +94,17 @@ def test_units_are_built_once_for_a_dataset_and_need_its_tables():
     assert built == ["a", "b"]
     with pytest.raises(InputError, match="tables of logs and spans"):
         inputs(types.SimpleNamespace(directory=None, manifest={}), np.arange(1))
+
+
+@pytest.mark.parametrize(("piece", "judged"), [(4, 8), (6, 6), (64, 64)])
+def test_units_that_fill_up_are_not_judged_beyond_the_piece_that_holds_the_last_real_one(piece, judged):
+    """64 units judged `piece` (or a common divisor of both) at a time, of which 5 are real."""
+    value = jnp.arange(64.0) + 1
+    found = units.judge(lambda unit: jnp.stack([unit["value"], -unit["value"]]), {"value": value}, piece, jnp.int32(5))
+    assert found[:judged, 0].tolist() == value[:judged].tolist() and not found[judged:].any()
+    every = units.judge(lambda unit: jnp.stack([unit["value"], -unit["value"]]), {"value": value}, piece)
+    assert found[:5].tolist() == every[:5].tolist()
+
+
+def test_used_units_are_those_that_windows_refer_to():
+    assert [int(units.num_used(batch_of(listed(), rows))) for rows in ([[0]], [[0, 2]], [[1]])] == [2, 4, 0]

@@ -8,10 +8,11 @@ al., ICML 2018).
 Adapted: the graph is our window's event graph without metric nodes, made acyclic by levels (callers above their calls,
 these above the callees, log templates below their service); the encoder goes down level by level. The decoder is told
 z and who each node is, and says of each node its type (its kind, or absent: without any edge), its signals, and its
-edges to nodes of earlier levels, all nodes at once instead of one after another. Means over nodes, so that the weight
-of the divergence means the same in systems of any size. Network and hypersphere are learned together; the centre is
-the mean over training windows, renewed before each epoch as representations move. Scores: the squared distance of
-the posterior mean from the centre; beside it the negative ELBO at the posterior mean.
+edges to nodes of earlier levels, all nodes at once instead of one after another; sums over nodes, as in D-VAE. Network
+and hypersphere are learned together; the centre is the mean over training windows, renewed before each epoch as
+representations move. Scores: the negative ELBO at the posterior mean; beside it the squared distance of the posterior
+mean from the centre. That may be nearer to the authors' pipeline, but misses a fault planted in synthetic windows that
+the likelihood finds (AUROC .59 and 1.0).
 
 Fidelity: low.
 """
@@ -169,22 +170,22 @@ def create(config, system: System, knowledge=None) -> Method:
         drawn = fold(window_keys(words(keys), batch.window_mask.shape[1]).reshape(-1, 2), NOISE)
         share = uniform(drawn, jnp.arange(settings.latent, dtype=jnp.uint32)[None])
         z = mean + jnp.exp(0.5 * log_variance) * ndtri(share + 2.0**-25)
-        terms = {name: each.mean(1) for name, each in errors(model, z, of).items()}
+        terms = {name: each.sum(1) for name, each in errors(model, z, of).items()}
         terms["divergence"] = settings.beta * divergence(mean, log_variance)
         terms["distance"] = settings.distance * distance(params, mean)
         sums = {name: jnp.where(of.mask, each, 0).sum() for name, each in terms.items()}
         return sums, dict.fromkeys(sums, of.mask.sum()), {}
 
     def score(params, batch: Batch, keys=None) -> WindowScores:
-        """Squared distance and negative ELBO of windows; of services the errors of their nodes."""
+        """Negative ELBO and squared distance of windows; of services the errors of their nodes."""
         model, of, lead = network(params), windows(batch), batch.window_mask.shape
 
         def judge(window: Windows):
             one = jax.tree.map(lambda x: x[None], window)
             mean, log_variance = model.encode(one.x, one.edges, order)
             of_node = sum(errors(model, mean, one).values())
-            elbo = of_node.mean(1) + settings.beta * divergence(mean, log_variance)
-            return jnp.concatenate([distance(params, mean), elbo]), of_node[0] @ of_service
+            elbo = of_node.sum(1) + settings.beta * divergence(mean, log_variance)
+            return jnp.concatenate([elbo, distance(params, mean)]), of_node[0] @ of_service
 
         found, service = jax.lax.map(judge, of, batch_size=PIECE)
         found = jnp.where(of.mask[:, None], found, jnp.nan)
@@ -199,5 +200,5 @@ def create(config, system: System, knowledge=None) -> Method:
         return {**params, "fixed": {"centre": mean}}
 
     return Method(
-        init, loss, score, needs=Needs(alone=True), score_names=("distance", "elbo"), observe=observe, absorb=absorb
+        init, loss, score, needs=Needs(alone=True), score_names=("elbo", "distance"), observe=observe, absorb=absorb
     )

@@ -242,7 +242,7 @@ def create(config, system: System, knowledge=None) -> Method:
             service = unlikely @ of_service / jnp.maximum(of_service.sum(0), 1)
             return jnp.concatenate([total, service])
 
-        judged = units.judge(of_trace, batch.shared, PIECE)
+        judged = units.judge(of_trace, batch.shared, PIECE, units.num_used(batch))
         own = [units.of_windows(judged[:, i], batch) for i in range(3)]
         scores = jnp.concatenate([own[0], own[1][..., :1], own[2][..., :1]], axis=-1)
         unit = batch.inputs["unit"]

@@ -22,13 +22,13 @@ INPUT_CLIP = 6.0  # signals are in units of their normal scale
 
 
 def first_nodes(system: System) -> np.ndarray:
-    """[U] the node that stands for each service: its first one, of the kind service where it has such a node.
+    """[U] the node that stands for each service: of the kind service where it has such a node, whatever their order.
 
     Raises:
         InputError: a service has no node at all.
     """
     real = np.flatnonzero(system.node_mask & (system.service >= 0))
-    real = real[np.argsort(system.kind[real], kind="stable")]  # services come first
+    real = real[np.lexsort((system.unit_hash[real], system.kind[real]))]  # services come first
     named, place = np.unique(system.service[real], return_index=True)
     if len(named) < len(system.service_names):
         missing = [name for i, name in enumerate(system.service_names) if i not in named]

@@ -256,7 +256,7 @@ def reordered(prepared):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_loss_falls_scores_differ_and_deeptralog_finds_a_planted_fault_in_the_logs(prepared, name):
+def test_loss_falls_scores_differ_and_a_planted_fault_in_the_logs_is_found(prepared, name):
     """Log counts of one service leave their expectation by 6 normal scales in half of every second test segment."""
     config = small_config(name)
     config.data.batch_size = 8
@@ -282,5 +282,4 @@ def test_loss_falls_scores_differ_and_deeptralog_finds_a_planted_fault_in_the_lo
     assert not np.allclose(own, untrained.own[:, 0], atol=0.1)
     scores = one.score(jax.tree.map(lambda p: p[0], params), batch_of(prepared, range(192))).score
     assert len(np.unique(scores[:, 0, 0])) > 100
-    if name == "deeptralog_adapted":  # the distance of LogTraceAD's means does not find this fault (AUROC 0.60)
-        assert roc_auc_score(prepared.windows.label[terms.window], own) > 0.9
+    assert roc_auc_score(prepared.windows.label[terms.window], own) > 0.9

@@ -203,7 +203,7 @@ def test_loss_falls_scores_differ_and_slow_calls_are_found_at_their_service(prep
     method = methods.get("tracevae_adapted").create(config, prepared.system, None)
     before, batch = observed(method, prepared), batch_of(prepared, method, range(192))
     trained = train.fit(config, prepared, [0], method, jax.devices()[:1])
-    trained = jax.tree.map(lambda p: p[0, 0], trained)
+    trained = jax.tree.map(lambda p: jnp.asarray(p[0, 0]), trained)
     losses = [sum(loss_of(method, params, batch).values()) for params in (before, trained)]
     assert losses[1] < 0.7 * losses[0]
     untrained, scores = (jit(method.score)(params, batch) for params in (before, trained))

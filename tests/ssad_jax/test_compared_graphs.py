@@ -194,8 +194,8 @@ def test_the_elbo_of_a_decoder_that_knows_nothing_by_hand(prepared):
     level, x = nodes.levels(), np.asarray(batch.graphs.nodes[0, 0])[nodes.slot]
     pairs = (level[:, None] < level[None]).sum()
     squares = (np.square(x[:, CONTEXT_DIM:]) * nodes.signals).sum()
-    expected = np.log(6) + (pairs * np.log(2) + squares) / len(level)
-    np.testing.assert_allclose(method.score(params, batch).score[0, 0], [0, expected], rtol=1e-4, atol=1e-6)
+    expected = len(level) * np.log(6) + pairs * np.log(2) + squares
+    np.testing.assert_allclose(method.score(params, batch).score[0, 0], [expected, 0], rtol=1e-4, atol=1e-6)
     found = whole_loss(method, params, batch)
     np.testing.assert_allclose(sum(found.values()), expected, rtol=1e-4)
 

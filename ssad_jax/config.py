@@ -148,7 +148,7 @@ def default_config(name: str) -> ConfigDict:
             "per_span": True,  # likelihoods over the number of spans (published)
             "std_limit": 0.1,  # least deviation of latencies, of an operation's own in training; 0: none (ours)
         },
-        "logbert": {  # 256 wide, 4 layers, 4 heads, 128 events, 8 masks are published or the specification's
+        "logbert": {  # full size: 256 wide, 4 layers, 4 heads, 128 events (published), 8 masks
             "width": 32,  # ours
             "layers": 2,  # ours
             "heads": 4,  # published
@@ -156,13 +156,13 @@ def default_config(name: str) -> ConfigDict:
             "masks": 4,  # fixed ones of scoring (ours)
             "drawn": 2,  # pieces of a window in a training step (ours)
         },
-        "logelectra": {  # 128 wide, 4 layers are the specification's
+        "logelectra": {  # full size: 128 wide, 4 layers
             "width": 64,  # of the discriminator; the generator has a quarter (ours)
             "layers": 2,  # of the discriminator (ours)
-            "generator_layers": 2,  # the specification's
-            "heads": 4,  # the specification's
-            "buckets": 4096,  # tokens are hashed into; the specification's number of subwords
-            "tokens": 64,  # of a line at most; the specification's
+            "generator_layers": 2,  # ours
+            "heads": 4,  # ours
+            "buckets": 4096,  # tokens are hashed into (ours)
+            "tokens": 64,  # of a line at most (ours)
             "drawn": 2,  # lines of a window in a training step (ours)
         },
         "deeptralog": {
@@ -180,9 +180,9 @@ def default_config(name: str) -> ConfigDict:
             "metrics": False,  # True: metric nodes as well, which the paper does not have
         },
         "tracegra": {
-            "width": 32,  # of graph layers and LSTMs (ours; the specification's: 64)
-            "signals": 0.5,  # weight of the error of signals (the specification's)
-            "structure": 0.5,  # weight of the error of calls (the specification's)
+            "width": 32,  # of graph layers and LSTMs (ours; full size: 64)
+            "signals": 0.5,  # weight of the error of signals (ours)
+            "structure": 0.5,  # weight of the error of calls (ours)
             "variational": False,  # True: the encoder gives a distribution
             "divergence": 0.01,  # weight of its divergence from the prior (ours)
         },

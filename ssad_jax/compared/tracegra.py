@@ -11,7 +11,7 @@ and sigmoid(h_i . h_j) for which services call one another. A call is active whe
 ticks hold too few. Weights, sizes and decoders are not published in what could be read, nor whether the encoder is
 variational: it is deterministic by default. The score's two terms are standardised on training windows (over which the
 network runs before each epoch), since their scales differ; the mean over ticks is the score, the last tick stands
-beside it. 64 wide is the specification's size, narrower here: `config.compared.tracegra`.
+beside it. narrower here than the full size of 64: `config.compared.tracegra`.
 
 Fidelity: low to medium.
 """

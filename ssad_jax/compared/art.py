@@ -22,6 +22,7 @@ from flax import nnx
 
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared import ticks
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import fold, normal, window_keys, words
 from ssad_jax.layers.services import ROLES, Services, SignalVectors
 from ssad_jax.layers.temporal import Temporal
@@ -107,7 +108,7 @@ def create(config, system: System, knowledge=None) -> Method:
     of_role = of_role[..., of_role.any((0, 1))]  # the system has K of them
     present, mean = of_role.any(1), neighbours(services)
     place = places(system, services, config.data.window_length - 1)
-    init, network = ticks.learned(Network, settings.width, settings.wide)
+    init, network = functional(Network, settings.width, settings.wide)
 
     def residuals(params, x: jax.Array, keys=None) -> jax.Array:
         """[n, T - 1, U]: mean squares of the ticks but the first less what was predicted; x [n, T, U, P]."""

@@ -19,6 +19,7 @@ from flax import nnx
 
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared.event_graphs import RELATIONS, Graphs, Nodes
+from ssad_jax.layers.functional import functional
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, SIGNAL_DIM, System
 
@@ -64,20 +65,13 @@ def create(config, system: System, knowledge=None) -> Method:
     settings = config.compared.deeptralog
     nodes = Nodes.of(system, settings.metrics)
     of_service = jax.nn.one_hot(nodes.service, len(system.service_names))  # [V, U]; of none: a row of zeros
-
-    def fresh(key) -> Network:
-        return Network(settings.width, settings.steps, rngs=nnx.Rngs(key))
-
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: fresh(jax.random.key(0))), nnx.Param)
+    fresh, network = functional(Network, settings.width, settings.steps)
 
     def init(key):
-        learned = nnx.to_pure_dict(nnx.state(fresh(key), nnx.Param))
-        return {"network": learned, "radius": jnp.ones(()), "fixed": {"centre": jnp.zeros(settings.width)}}
+        return {"network": fresh(key), "radius": jnp.ones(()), "fixed": {"centre": jnp.zeros(settings.width)}}
 
     def parts(params, graphs: Graphs) -> jax.Array:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params["network"])
-        return nnx.merge(graphdef, state)(graphs)
+        return network(params["network"])(graphs)
 
     def loss(params, batch: Batch, keys, gather):
         """One-class: the mean squared distance; soft boundary: R^2 and what exceeds it, over nu."""

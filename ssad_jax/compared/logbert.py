@@ -36,6 +36,7 @@ from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared import units
 from ssad_jax.compared.transformer import Encoder
 from ssad_jax.compared.units import Units
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import bernoulli, fold, window_keys, words
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.prepared import NODE_KINDS, Prepared, System
@@ -127,19 +128,13 @@ def create(config, system: System, knowledge=None) -> Method:
     place = jnp.arange(settings.events, dtype=jnp.uint32)
     number = jnp.arange(settings.masks, dtype=jnp.uint32)
     fixed_masks = bernoulli(fold(jnp.zeros((settings.masks, 2), jnp.uint32), number), place[None], MASKED)  # [M, T]
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Network(settings, num_keys, rngs=nnx.Rngs(0))), nnx.Param)
-
-    def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, {name: part for name, part in params.items() if name != "fixed"})
-        return nnx.merge(graphdef, state)
+    fresh, network = functional(Network, settings, num_keys)
 
     def init(key):
-        learned = nnx.to_pure_dict(nnx.state(Network(settings, num_keys, rngs=nnx.Rngs(key)), nnx.Param))
         zero, one = jnp.zeros(()), jnp.ones(())
         fixed = {"centre": jnp.zeros(settings.width), "distance": zero, "distance_sd": one, "events": zero,
                  "events_sd": one}  # fmt: skip
-        return learned | {"fixed": fixed}
+        return fresh(key) | {"fixed": fixed}
 
     def read(params, events, there, masked) -> tuple[jax.Array, jax.Array]:
         return network(params)(jnp.where(masked, mask_token, events), there)

@@ -31,6 +31,7 @@ from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared import units
 from ssad_jax.compared.transformer import Encoder
 from ssad_jax.compared.units import Units
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import fold, uniform, window_keys, words
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.prepared import Prepared, System
@@ -136,15 +137,7 @@ def create(config, system: System, knowledge=None) -> Method:
     """Build LogELECTRA; uses `config.compared.logelectra`. Parameters serve any dataset."""
     del knowledge
     settings = config.compared.logelectra
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Network(settings, rngs=nnx.Rngs(0))), nnx.Param)
-
-    def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graphdef, state)
-
-    def init(key):
-        return nnx.to_pure_dict(nnx.state(Network(settings, rngs=nnx.Rngs(key)), nnx.Param))
+    init, network = functional(Network, settings)
 
     def loss(params, batch: Batch, keys, gather):
         model = network(params)

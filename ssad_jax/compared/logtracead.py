@@ -27,6 +27,7 @@ from jax.scipy.special import ndtri
 
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared.event_graphs import Nodes
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import fold, uniform, window_keys, words
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.prepared import CONTEXT_DIM, IDENTITY_DIM, NODE_KINDS, SIGNAL_DIM, System
@@ -126,20 +127,13 @@ def create(config, system: System, knowledge=None) -> Method:
     size, level = len(nodes.slot), nodes.levels()
     order, earlier = visits(level), level[:, None] < level[None]
     of_service = jax.nn.one_hot(nodes.service, len(system.service_names))  # [V, U]; of none: a row of zeros
-
-    def fresh(key) -> Network:
-        return Network(settings.width, settings.latent, rngs=nnx.Rngs(key))
-
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: fresh(jax.random.key(0))), nnx.Param)
+    fresh, bind = functional(Network, settings.width, settings.latent)
 
     def init(key):
-        learned = nnx.to_pure_dict(nnx.state(fresh(key), nnx.Param))
-        return {"network": learned, "fixed": {"centre": jnp.zeros(settings.latent)}}
+        return {"network": fresh(key), "fixed": {"centre": jnp.zeros(settings.latent)}}
 
     def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params["network"])
-        return nnx.merge(graphdef, state)
+        return bind(params["network"])
 
     def windows(batch: Batch) -> Windows:
         graphs = nodes.graphs(batch)

@@ -3,7 +3,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from data_prep.errors import InputError
 from ssad_jax.backends import choices
@@ -44,18 +43,3 @@ def in_pieces(of_windows, services: Services, windows):
         lambda x: x[0], of_windows(jax.tree.map(lambda x: x[None], window))
     )
     return jax.lax.map(one, windows, batch_size=piece)
-
-
-def learned(module: type[nnx.Module], *sizes):
-    """Of `module(*sizes, rngs=...)`: init(key) -> its parameters as a nested dict; network(params) -> the module."""
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: module(*sizes, rngs=nnx.Rngs(0))), nnx.Param)
-
-    def init(key) -> dict:
-        return nnx.to_pure_dict(nnx.state(module(*sizes, rngs=nnx.Rngs(key)), nnx.Param))
-
-    def network(params: dict):
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, {name: part for name, part in params.items() if name != "fixed"})
-        return nnx.merge(graphdef, state)
-
-    return init, network

@@ -25,6 +25,7 @@ from flax import nnx
 
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared import ticks
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import fold, normal, window_keys, words
 from ssad_jax.layers.lstm import Lstm
 from ssad_jax.layers.services import SignalVectors, embed
@@ -96,7 +97,7 @@ def create(config, system: System, knowledge=None) -> Method:
     services = ticks.services_of(
         dataclasses.replace(system, signal_mask=system.signal_mask & is_read[:, None]), evidence=False
     )
-    init_learned, network = ticks.learned(Network, settings.width, settings.variational)
+    init_learned, network = functional(Network, settings.width, settings.variational)
 
     def init(key):
         one = {name: jnp.ones(()) for name in TERMS}

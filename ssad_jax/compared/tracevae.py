@@ -28,6 +28,7 @@ from jax.scipy.special import ndtri
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.compared import traces, units
 from ssad_jax.compared.traces import MOST, Attention, call_matrix
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import fold, uniform, window_keys, words
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.prepared import System
@@ -155,17 +156,14 @@ def create(config, system: System, knowledge=None) -> Method:
     unknown, latent = settings.operations, settings.latent
     limit = np.log(settings.std_limit) if settings.std_limit > 0 else -np.inf
     fixed_draws = np.random.default_rng(0).normal(size=(2, settings.samples, latent)).astype(np.float32)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Network(settings, rngs=nnx.Rngs(0))), nnx.Param)
+    fresh, bind = functional(Network, settings)
 
     def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params["network"])
-        return nnx.merge(graphdef, state)
+        return bind(params["network"])
 
     def init(key):
-        learned = nnx.to_pure_dict(nnx.state(Network(settings, rngs=nnx.Rngs(key)), nnx.Param))
         table = {name: jnp.zeros(unknown + 1) for name in ("number", "mean")} | {"std": jnp.ones(unknown + 1)}
-        return {"network": learned, "fixed": table}
+        return {"network": fresh(key), "fixed": table}
 
     def read(params, shared):
         """What the network is told of one trace: unseen operations are UNK, latencies standardised."""

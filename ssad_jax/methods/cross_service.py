@@ -19,6 +19,7 @@ from data_prep.errors import InputError
 from ssad_jax.backends import choices
 from ssad_jax.batching import Batch, Needs
 from ssad_jax.layers import propagation
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.hashing import bernoulli, fold, window_keys, words
 from ssad_jax.layers.services import Services, SignalVectors, embed
 from ssad_jax.layers.similarity import normalise
@@ -85,20 +86,11 @@ def create(config, system: System, knowledge=None) -> Method:
     present = tuple(np.unique(services.modality).tolist())
     apart = config.data.window_length
     dtype = jnp.dtype(config.model.precision)
-    graphdef, abstract = nnx.split(nnx.eval_shape(lambda: Network(config, rngs=nnx.Rngs(0))), nnx.Param)
+    init, network = functional(Network, config)
     # Both directions of each pair; a pair that does not exist keeps the arrays from being empty.
     calls = services.calls if len(services.calls) else np.zeros((1, 2), int)
     exists = np.full(len(calls), float(len(services.calls) > 0), np.float32)
     senders, receivers = np.concatenate([calls, calls[:, ::-1]]).T.astype(np.int32)
-
-    def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graphdef, state)
-
-    def init(key):
-        """Fresh parameters: a nested dict of float32 arrays."""
-        return nnx.to_pure_dict(nnx.state(Network(config, rngs=nnx.Rngs(key)), nnx.Param))
 
     @jax.named_scope("input")
     def whole(batch: Batch) -> View:

@@ -20,6 +20,7 @@ from ssad_jax.backends import choices
 from ssad_jax.batching import Batch
 from ssad_jax.layers import propagation
 from ssad_jax.layers.decoder import Decoder
+from ssad_jax.layers.functional import functional
 from ssad_jax.layers.graph_encoder import GraphEncoder
 from ssad_jax.layers.hashing import fold, window_keys, words
 from ssad_jax.layers.knowledge import KnowledgeMemory, NoMemory
@@ -97,19 +98,7 @@ def create(config, system: System, knowledge: knowledge_files.Knowledge | None) 
     apart = config.data.window_length + perturb.window_jitter * config.data.stride
     dtype = jnp.dtype(config.model.precision)
     groups = math.ceil(1 / weights.mask_ratio)
-    graphdef, abstract = nnx.split(
-        nnx.eval_shape(lambda: Network(config.model, len(knowledge.names), rngs=nnx.Rngs(0))), nnx.Param
-    )
-
-    def network(params) -> Network:
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, params)
-        return nnx.merge(graphdef, state)
-
-    def init(key):
-        """Fresh parameters: a nested dict of float32 arrays."""
-        model = Network(config.model, len(knowledge.names), rngs=nnx.Rngs(key))
-        return nnx.to_pure_dict(nnx.state(model, nnx.Param))
+    init, network = functional(Network, config.model, len(knowledge.names))
 
     @jax.named_scope("propagation")
     def connect(graphs: Graphs) -> propagation.Propagation:

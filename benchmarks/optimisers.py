@@ -64,7 +64,8 @@ def main() -> None:
     config = CONFIG.value
     settings.check(config)
     prepared = datasets.find_prepared(config, parallel)
-    print("| detector | settings | epochs | after one epoch | in the end | each seed |", "|---" * 6 + "|", sep="\n", flush=True)
+    print("| detector | settings | epochs | after one epoch | in the end | each seed |")
+    print("|---" * 6 + "|", flush=True)
     for name in DETECTORS.value:
         for shared in (False, True):
             for multiple in EPOCHS.value:

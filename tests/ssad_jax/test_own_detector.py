@@ -39,6 +39,7 @@ def run(folder, *arguments):
     line = [sys.executable, "-m", *arguments]
     done = subprocess.run(line, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
+    return done
 
 
 def test_the_page_shows_the_file():
@@ -60,6 +61,13 @@ def test_a_comparison_takes_it(folder):
     found = json.loads((folder / "compared" / "comparison.json").read_text())["protocols"]["chronological"]["detectors"]
     assert {"docs.own_detector", "docs.own_detector: worst signal", "knn"} == set(found)
     assert found["docs.own_detector"]["cost"]["train_seconds"] > 0
+
+
+def test_optimiser_settings_are_judged_by_the_loss_on_held_out_windows(folder):
+    done = run(folder, "benchmarks.optimisers", "--config=toy.py", "--detectors=docs.own_detector", "--seeds=1")
+    rows = [line.split("|")[1:-1] for line in done.stdout.splitlines()[2:]]
+    assert [row[1].strip() for row in rows] == ["own", "shared"]
+    assert all(0 < float(row[4]) < float(row[3]) for row in rows)  # it has learned what generalises
 
 
 def test_the_page_says_of_each_system_what_comparisons_say():

@@ -65,7 +65,7 @@ def make_gradient(loss):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
         def objective(params):
-            sums, counts, diagnostics = loss(params, batch, keys, parallel.gather)
+            sums, counts, diagnostics = loss(_held(params), batch, keys, parallel.gather)
             shares = [s / jnp.maximum(parallel.sum_devices(counts[name]), 1) for name, s in sums.items()]
             terms = {f"loss/{name}": (s, counts[name]) for name, s in sums.items()}
             return sum(shares), {**terms, **diagnostics}
@@ -75,6 +75,11 @@ def make_gradient(loss):
         return parallel.sum_devices((gradients, terms))
 
     return gradient
+
+
+def _held(params):
+    """`params`, of which nothing moves what is fixed."""
+    return params | {name: lax.stop_gradient(tree) for name, tree in params.items() if name == "fixed"}
 
 
 def make_observation(observe):

@@ -336,9 +336,8 @@ def centred(every_epoch: bool):
         return {**toy.init(key), "fixed": {"centre": jnp.full(32, 100.0), "seen": jnp.zeros(())}}
 
     def loss(params, batch, keys, gather):
-        centre = jax.lax.stop_gradient(params["fixed"]["centre"])
         sums, counts, diagnostics = toy.loss(params, batch, keys, gather)
-        x = batch.graphs.nodes.mean(axis=2) - centre[None, None]
+        x = batch.graphs.nodes.mean(axis=2) - params["fixed"]["centre"][None, None]
         pull = jnp.where(batch.window_mask, jnp.square(x @ params["w"]).sum(-1), 0).sum()
         return {**sums, "pull": pull}, {**counts, "pull": batch.window_mask.sum()}, diagnostics
 

@@ -83,7 +83,7 @@ def _held(params):
 
 
 def make_observation(observe):
-    """The per-device mean over an epoch's batches of what one network gives: (params, dataset, order) -> means.
+    """The per-device mean over an epoch's batches of what one network gives: (params, dataset, order) -> means, count.
 
     Args:
         observe: `Method.observe`: (params, batch) -> local sums, local count.
@@ -95,7 +95,7 @@ def make_observation(observe):
             return parallel.sum_devices(observe(params, batch))
 
         sums, count = jax.tree.map(lambda x: x.sum(0), lax.map(of_batch, order))
-        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums)
+        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums), count
 
     return observation
 
@@ -119,8 +119,10 @@ def epoch_of_one(method, optimizer: optax.GradientTransformation):
 
     def epoch(state, dataset, order):
         if observation:
-            means = observation(state["params"], dataset, order)
-            state = {**state, "params": method.absorb(state["params"], means, state["step"])}
+            means, count = observation(state["params"], dataset, order)
+            after = method.absorb(state["params"], means, state["step"])
+            after = jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), after, state["params"])
+            state = {**state, "params": after}  # a chunk may hold no example of this network
 
         def step(state, index):
             gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)

@@ -49,8 +49,9 @@ class Carry(NamedTuple):
 class Method(NamedTuple):
     """Pure functions; see the functions of the same names in the modules of methods.
 
-    What is computed from training windows and not learned (a centre, a scale) lies in `params["fixed"]`: `observe` is
-    averaged over a pass through the training windows before an epoch, `absorb` puts the means where they belong.
+    What is computed from training windows and not learned (a centre, a scale) lies in `params["fixed"]`, which has no
+    gradient: `observe` is averaged over a pass through the training windows before an epoch (where they are streamed,
+    of a chunk, before its part of the epoch), `absorb` puts the means where they belong.
     """
 
     init: Callable  # key -> params, a nested dict of arrays

@@ -368,3 +368,16 @@ def test_what_is_observed_is_the_mean_over_training_windows_and_is_neither_learn
     for name in ("w", "v"):
         np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one["fixed"]["centre"], four["fixed"]["centre"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_chunk_without_an_example_of_a_network_leaves_what_it_observed(prepared):
+    """As where a chunk of a streamed dataset holds segments of the network's own group alone."""
+    config, method, mesh = toy.small_config(), centred(True), parallel.make_mesh(jax.devices()[:1])
+    optimizer, own = train.make_optimizer(config), train.streams(0, 1)
+    feed = train.Feed(prepared, config, mesh, own, method.needs)
+    run_epoch = parallel.MappedEpoch(train.make_epoch(method, optimizer), mesh, config.parallel.mapping)
+    state = parallel.replicate(jax.device_get(train.init_state(method.init, optimizer, own)), mesh)
+    dataset, order, _ = next(feed.visits(0))
+    before = parallel.fetch(run_epoch(state, dataset, order)[0])
+    after = parallel.fetch(run_epoch(parallel.replicate(before, mesh), dataset, np.full_like(order, -1))[0])
+    same(after, before)

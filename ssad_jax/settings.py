@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import InputError
 from ssad_jax import evaluation_log
-from ssad_jax.methods import COMPARED, METHODS
+from ssad_jax.methods import COMPARED, METHODS, is_own
 
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
@@ -67,7 +67,7 @@ def check(config) -> None:
         InputError: the first value that cannot be used, with the values that can.
     """
     known = (*METHODS, *COMPARED)
-    if config.method not in known and "." not in config.method:
+    if config.method not in known and not is_own(config.method):
         raise InputError(f"method={config.method!r} is unknown; use {', '.join(known)} or package.module of your own")
     if config.knowledge.path and not Path(config.knowledge.path).is_file():
         raise InputError(

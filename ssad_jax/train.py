@@ -25,6 +25,7 @@ from ssad_jax import batching, checkpoint, methods, parallel
 from ssad_jax import workdir as workdirs
 from ssad_jax.backends import choices
 from ssad_jax.knowledge import load as load_knowledge
+from ssad_jax.methods.own import check as check_own
 from ssad_jax.prepared import Prepared
 from ssad_jax.run_log import RunLog
 
@@ -222,7 +223,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
     enable_compilation_cache(config)
     knowledge = find_knowledge(config, prepared)
-    method = method or methods.get(config.method).create(config, prepared.system, knowledge)
+    method = method or make_method(config, prepared, knowledge)
     optimizer = make_optimizer(config)
     rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge else {}
     own_streams = streams(config.seed, num_networks(config))
@@ -309,6 +310,18 @@ def fit_from(state, run_epoch, feed: "Feed", num_epochs: int, mesh):
 def finite(params) -> bool:
     """Whether all of the host parameters are finite."""
     return all(np.isfinite(p).all() for p in jax.tree.leaves(params))
+
+
+def make_method(config, prepared: Prepared, knowledge):
+    """The method that the config names, for a dataset's system.
+
+    Raises:
+        InputError: one of the user's own does not give what it should.
+    """
+    method = methods.get(config.method).create(config, prepared.system, knowledge)
+    if methods.is_own(config.method):
+        check_own(method, config.method, prepared)
+    return method
 
 
 def find_knowledge(config, prepared: Prepared):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_prep.errors import InputError
 from ssad_jax.config import default_config
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.scoring.detectors import method_detectors, score_dataset, suspect_lists
@@ -79,6 +80,23 @@ def test_windows_without_a_score_are_counted_and_usual(data):
     silent = data.windows.start_tick[scored.terms.window] % 4 == 0
     assert 0 < scored.unjudged == silent.sum() < len(silent)
     assert not scored.scores.calibrated[silent].any() and scored.scores.calibrated[~silent].any()
+
+
+def test_a_score_must_not_be_infinite(data):
+    with pytest.raises(InputError, match="18 of 24 windows is infinite"):
+        scored_by(own_scores(("up", "down"), False), [np.inf], data)
+
+
+def test_services_of_which_nothing_is_said_are_usual(data):
+    method = own_scores(("up", "down"), True)
+
+    def score(params, batch, keys=None):
+        found = method.score(params, batch)
+        return found._replace(service=found.service.at[..., 1].set(jnp.nan))
+
+    scored = scored_by(method._replace(score=score), [1.0], data)
+    assert np.isfinite(scored.scores.node_error).all()
+    assert all(len(names) == len(set(names)) for names in suspect_lists(data, scored))
 
 
 def test_a_method_without_service_scores_names_no_suspects(data):

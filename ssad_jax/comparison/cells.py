@@ -1,7 +1,7 @@
 """Cells on disk: what one family says of one split with one seed. An interrupted comparison goes on from them.
 
 A cell's file name ends with a hash of everything that its scores depend on but the program itself: settings, dataset,
-rules, seed, the file of a detector of the user's own. A changed setting therefore never finds an old cell. The program's
+rules, seed, the file of a detector of one's own. A changed setting therefore never finds an old cell. The program's
 fingerprint stands inside.
 """
 

@@ -39,6 +39,15 @@ def test_constant_or_no_scores_in_normal_time_leave_differences_as_they_are(held
     assert not low.any() and high[1] - high[0] == 1
 
 
+def test_scores_that_differ_by_rounding_are_all_usual_and_others_are_not():
+    constant = np.float32([7, 7, np.nextafter(np.float32(7), 8), 7])
+    low, high = on_held_out_scale(constant, np.float32([7.000001, 6.999999, 8, np.nan]))
+    assert not low.any() and high.tolist() == [0, 0, 1, 0]
+    columns = np.stack([constant, np.float32([0, 1, 2, 3])], axis=1)
+    low, _ = on_held_out_scale(columns, columns)
+    assert not low[:, 0].any() and len(set(low[:, 1])) == 4
+
+
 def own_scores(names, services: bool) -> Method:
     """Scores: the mean square of a window's nodes times a gain; nan in each fourth window."""
 

@@ -32,7 +32,7 @@ class Representations(NamedTuple):
 class WindowScores(NamedTuple):
     """The same of a method that has a score of its own for each window; larger is more anomalous.
 
-    Finite; nan of windows in which it has nothing to judge, and of windows that do not exist.
+    nan of windows in which it has nothing to judge, and of windows that do not exist; an infinite score alerts.
     """
 
     score: jax.Array  # [B, L, V]: as `Method.score_names` has them

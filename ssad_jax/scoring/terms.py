@@ -10,7 +10,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_prep.errors import InputError
 from ssad_jax.batching import Needs, make_batch, resident
 from ssad_jax.layers.services import first_nodes
 from ssad_jax.methods.interface import Representations, WindowScores
@@ -84,9 +83,6 @@ def score_runs(score, params, prepared: Prepared, runs: np.ndarray, batch_runs: 
     `score` is from `scorer`: several calls share one compilation. Windows are gathered on the host, a batch of runs at
     a time; the last batch is filled with masked runs, so there is one shape. Where a window occurs in several runs its
     first occurrence counts.
-
-    Raises:
-        InputError: a score of the method's own is infinite.
     """
     place, logs = columns(prepared.system), log_nodes(prepared.system)
     length = runs.shape[1] if runs.ndim == 2 else 0
@@ -135,13 +131,8 @@ def _represented(window, position, service, system) -> Terms:
 
 
 def _judged(window, position, service, score) -> Terms:
-    """Raises InputError where a score is infinite."""
-    nothing, score = np.zeros(len(window), np.float32), score.astype(np.float32)
-    if infinite := int(np.isinf(score).any(-1).sum()):
-        raise InputError(
-            f"the method's score of {infinite} of {len(score)} windows is infinite; no scale can be set by such scores"
-        )
-    prototype, service = np.zeros(len(window), np.int32), np.where(np.isnan(service), 0, service).astype(np.float32)
+    nothing, service = np.zeros(len(window), np.float32), np.where(np.isnan(service), 0, service).astype(np.float32)
+    prototype, score = np.zeros(len(window), np.int32), score.astype(np.float32)
     return Terms(window, position, service, nothing, nothing, nothing, prototype, own=score)
 
 

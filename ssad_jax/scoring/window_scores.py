@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from data_prep.errors import InputError
 from ssad_jax.scoring.calibration import Scores, require_windows
 from ssad_jax.scoring.terms import Columns, Terms
 
@@ -37,9 +38,13 @@ def read_scores(held_out: Terms, test: Terms) -> tuple[Terms, Terms]:
     """One network's terms with its own scores on the scale of its held-out windows.
 
     Raises:
-        InputError: there is no held-out window.
+        InputError: there is no held-out window, or a score of one is infinite.
     """
     require_windows(held_out)
+    if infinite := int(np.isinf(held_out.own).any(1).sum()):
+        raise InputError(
+            f"scores of {infinite} of {len(held_out.own)} held-out windows are infinite: no scale can be set by them"
+        )
     low, high = on_held_out_scale(held_out.own, test.own)
     if not len(test.window):
         test = test._replace(residual=np.zeros((0, held_out.residual.shape[1]), np.float32))

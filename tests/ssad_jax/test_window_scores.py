@@ -91,9 +91,19 @@ def test_windows_without_a_score_are_counted_and_usual(data):
     assert not scored.scores.calibrated[silent].any() and scored.scores.calibrated[~silent].any()
 
 
-def test_a_score_must_not_be_infinite(data):
-    with pytest.raises(InputError, match="18 of 24 windows is infinite"):
+def test_no_held_out_score_may_be_infinite(data):
+    with pytest.raises(InputError, match="18 of 24 held-out windows are infinite"):
         scored_by(own_scores(("up", "down"), False), [np.inf], data)
+
+
+def test_an_infinite_score_of_a_test_window_alerts(data):
+    nodes, row = data.windows.nodes.copy(), int(data.test_runs[0, 1])
+    nodes[row] = 1e30  # the square overflows
+    other = dataclasses.replace(data, windows=dataclasses.replace(data.windows, nodes=nodes))
+    scored = scored_by(own_scores(("up", "down"), False), [1.0], other)
+    found = method_detectors(other, scored, default_config("toy").score)["variants"]["calibrated"]
+    place = int(np.flatnonzero(scored.terms.window == row)[0])
+    assert np.isinf(found.score[place]) and found.alert[place]
 
 
 def test_services_of_which_nothing_is_said_are_usual(data):

@@ -20,7 +20,7 @@ import optax
 from jax import lax
 
 from data_prep.command import Stopped
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from ssad_jax import batching, checkpoint, methods, parallel
 from ssad_jax import workdir as workdirs
 from ssad_jax.backends import choices
@@ -207,8 +207,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 
     Raises:
         InputError: the workdir belongs to another run, or config and devices do not fit one another.
-        Failure: the disk is full; the state of the newest checkpoint is kept.
-        RuntimeError: the loss or a parameter is not finite; names the step and the last good checkpoint.
+        Failure: the disk is full, or the loss or a parameter is not finite; the newest checkpoint is kept (and named).
         Stopped: SIGTERM or SIGUSR1 came; the state of the last complete epoch is saved.
     """
     mesh = parallel.make_mesh(devices)
@@ -254,7 +253,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
             metrics = summarise(records)
             if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
                 writer.wait()
-                raise RuntimeError(_not_finite(records, steps, epoch, workdir))
+                raise Failure(_not_finite(records, steps, epoch, workdir))
             metrics["learning_rate"] = config.optimizer.learning_rate
             metrics["windows_per_second"] = feed.num_windows / (time.perf_counter() - started)
             log.record(epoch + 1, step, metrics)
@@ -263,7 +262,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
             if stop or last or (epoch + 1) % config.train.checkpoint_every == 0:
                 if not finite(parallel.fetch(state["params"])):  # the last update alone: no loss has seen it
                     writer.wait()
-                    raise RuntimeError(f"a parameter is not finite at step {step}; {_last_good(workdir)}")
+                    raise Failure(f"a parameter is not finite at step {step}; {_last_good(workdir)}")
                 writer.save(step, epoch + 1, state)
             if stop:
                 writer.wait()
@@ -282,7 +281,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     seed's order (examples within a chunk in their own).
 
     Raises:
-        RuntimeError: a parameter is not finite in the end.
+        Failure: a parameter is not finite in the end.
     """
     mesh = parallel.make_mesh(devices)
     parallel.check_batch_size(config.data.batch_size, mesh)
@@ -293,7 +292,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     run_epoch = parallel.MappedEpoch(make_epoch(method, optimizer), mesh, config.parallel.mapping)
     params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own, method.needs), config.train.num_epochs, mesh)
     if not finite(params):
-        raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
+        raise Failure("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
     return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
 
 

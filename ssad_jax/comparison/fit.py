@@ -24,7 +24,7 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
 
     Raises:
         InputError: the config cannot be trained.
-        RuntimeError: training diverged.
+        Failure: training diverged.
     """
     groups = [seeds] if choices().networks_together else [[seed] for seed in seeds]
     for group in groups:

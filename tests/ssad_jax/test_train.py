@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.command import Stopped
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from ssad_jax import batching, checkpoint, parallel, train
 from tests.ssad_jax import toy
 from tests.synthetic import make_prepared
@@ -183,7 +183,7 @@ def test_training_in_memory_is_a_run_of_each_seed(tmp_path, turns):
 def test_training_in_memory_that_diverges_says_so(turns):
     config = turning_config()
     config.optimizer.learning_rate = 1e38
-    with pytest.raises(RuntimeError, match="training diverged.*learning_rate"):
+    with pytest.raises(Failure, match="training diverged.*learning_rate"):
         train.fit(config, turns, [0], toy.METHOD, jax.devices()[:1])
 
 
@@ -239,7 +239,7 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_pa
     chunks, group = batching.plan_chunks(prepared, 8, 1000), batching.example_groups(prepared)
     [(_, order)] = batching.epoch_order(chunks, group, train.streams(config.seed, 1), 1, 8)
     config.train.num_epochs = 2
-    with pytest.raises(RuntimeError) as error:  # 3 steps an epoch
+    with pytest.raises(Failure) as error:  # 3 steps an epoch
         run(config, prepared, tmp_path, toy.poisoned(int(order[0, 1, 0])))
     message = str(error.value)
     assert "loss/square" in message and "not finite at step 5 (epoch 2)" in message

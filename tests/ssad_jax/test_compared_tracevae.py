@@ -214,6 +214,15 @@ def test_loss_falls_scores_differ_and_slow_calls_are_found_at_their_service(prep
     assert (np.asarray(scores.service)[label == 1, 0].argmax(-1) == 2).mean() > 0.9
 
 
+def test_latencies_move_no_part_of_the_structure(prepared):
+    method = create(prepared)
+    params, batch = observed(method, prepared), batch_of(prepared, method, [3, 40])
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(batch.index)
+    gradient = jit(jax.grad(lambda p: method.loss(p, batch, keys, None)[0]["latency"]))(params)["network"]
+    moved = {name for name, part in gradient.items() if any(np.any(leaf) for leaf in jax.tree.leaves(part))}
+    assert moved == {"latency", "latency_encoder", "latency_posterior", "latency_prior", "latency_decoder"}
+
+
 def test_the_switches_of_the_score_by_their_effect(prepared):
     settings = [{}, {"scaled": False}, {"per_span": False}]
     all_scores = []

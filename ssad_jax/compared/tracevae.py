@@ -275,4 +275,4 @@ def create(config, system: System, knowledge=None) -> Method:
 
     names = (*units.SCORE_NAMES, "top, structure alone", "top, latency alone")
     needs = Needs(alone=True, inputs=units.reader(traces.lister(settings.operations)))
-    return Method(init, loss, score, score_names=names, needs=needs, observe=observe, absorb=absorb, bound=True)
+    return Method(init, loss, score, score_names=names, needs=needs, observe=observe, absorb=absorb, one_dataset=True)

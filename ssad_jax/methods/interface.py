@@ -67,3 +67,4 @@ class Method(NamedTuple):
     observe: Callable | None = None  # params, batch -> sums (a pytree), count, over the batch's windows
     absorb: Callable | None = None  # params, means, step -> params, before the epoch that begins at a step
     bound: bool = False  # parameters belong to the names of the dataset that they were trained on
+    one_dataset: bool = False  # to that dataset alone: they number what its own training time holds

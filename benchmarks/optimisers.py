@@ -16,12 +16,13 @@ import optax
 from absl import flags
 
 from data_prep import command
+from data_prep.errors import InputError
 from ssad_jax import datasets, methods, parallel, settings, train
 from ssad_jax.config import default_config, use_method
 
 CONFIG = command.define_config_flag()
-DETECTORS = flags.DEFINE_list("detectors", list(methods.COMPARED), "Methods.")
-SEEDS = flags.DEFINE_integer("seeds", 2, "Seeds of each.")
+DETECTORS = flags.DEFINE_list("detectors", list(methods.COMPARED), "Compared systems, or methods of your own.")
+SEEDS = flags.DEFINE_integer("seeds", 2, "Seeds of each.", lower_bound=1)
 EPOCHS = flags.DEFINE_list("epochs", ["1"], "Multiples of a method's own number of epochs.")
 
 
@@ -60,9 +61,22 @@ class Judge:
         return train.summarise(records)["loss"]
 
 
+def check_flags(config) -> None:
+    """Raises InputError for a flag or setting that cannot be used."""
+    settings.check(config)
+    if not EPOCHS.value or not all(multiple.isdecimal() and int(multiple) for multiple in EPOCHS.value):
+        raise InputError(f"--epochs={','.join(EPOCHS.value)} cannot be used; give whole numbers above 0")
+    for name in DETECTORS.value:
+        if name not in methods.COMPARED and not methods.is_own(name):
+            raise InputError(f"--detectors: {name!r} is unknown; there are {', '.join(methods.COMPARED)}")
+        own = config.copy_and_resolve_references()
+        use_method(own, name)
+        settings.check(own)
+
+
 def main() -> None:
     config = CONFIG.value
-    settings.check(config)
+    check_flags(config)
     prepared = datasets.find_prepared(config, parallel)
     print("| detector | settings | epochs | after one epoch | in the end | each seed |")
     print("|---" * 6 + "|", flush=True)

@@ -9,4 +9,7 @@ class InputError(Exception):
 
 
 class Failure(Exception):
-    """What no flag, config or data is to blame for, such as a full disk (exit code 1); the message says what to do."""
+    """What no flag, config or data need be to blame for, such as a full disk or a training that diverged (exit code 1).
+
+    The message says what to do, or what is kept.
+    """

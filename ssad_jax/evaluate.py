@@ -84,7 +84,7 @@ def _evaluate(restored, workdir: Path, prepared_dir, score, alerts, log) -> dict
                 f"{data.directory} has {key}={data.manifest[key]}, the checkpoint was trained with "
                 f"{context.manifest[key]}; prepare the data with the same config.data.{key}"
             )
-    method = trained.method(context, data.system)
+    method = trained.method(context, data.system, data.manifest.get("dataset_hash"))
     own = data.manifest.get("dataset_hash") == context.manifest.get("dataset_hash")
     facts = {
         "step": restored.step,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from data_prep.errors import InputError
 from ssad_jax import evaluation_log
-from ssad_jax.methods import COMPARED, METHODS
+from ssad_jax.methods import COMPARED, METHODS, is_own
 
 CHOICES = {
     "model.propagation": ("auto", "dense", "segment"),
@@ -46,6 +46,7 @@ AT_LEAST_ZERO = (
     "optimizer.weight_decay", "loss.reconstruction", "loss.contrastive", "loss.knowledge", "score.alpha", "score.beta",
     "score.eta", "cross_service.service", "cross_service.system", "alerts.cool_down_seconds",
     "compared.tracegra.signals", "compared.tracegra.structure", "compared.tracegra.divergence", "compared.art.noise",
+    "compared.tracevae.ball", "compared.tracevae.std_limit", "compared.logtracead.beta", "compared.logtracead.distance",
 )  # fmt: skip
 BELOW_ONE = (  # 0 <= x < 1
     "alerts.stay_open_rate", "model.dropout", "views.edge_drop", "views.attribute_drop", "cross_service.modality_alone",
@@ -67,7 +68,7 @@ def check(config) -> None:
         InputError: the first value that cannot be used, with the values that can.
     """
     known = (*METHODS, *COMPARED)
-    if config.method not in known and "." not in config.method:
+    if config.method not in known and not is_own(config.method):
         raise InputError(f"method={config.method!r} is unknown; use {', '.join(known)} or package.module of your own")
     if config.knowledge.path and not Path(config.knowledge.path).is_file():
         raise InputError(
@@ -88,6 +89,11 @@ def check(config) -> None:
     if config.method == "cross_service" and not (config.cross_service.service or config.cross_service.system):
         raise InputError(
             "both terms of the loss are switched off; set --config.cross_service.service or system above 0"
+        )
+    weights = config.compared.tracegra
+    if config.method == "tracegra_adapted" and not (weights.signals or weights.structure):
+        raise InputError(
+            "both terms of the loss are switched off; set --config.compared.tracegra.signals or structure above 0"
         )
     terms = config.loss.reconstruction or config.loss.contrastive or config.loss.knowledge and config.model.memory
     if config.method == "knowledge_ssl" and not terms:

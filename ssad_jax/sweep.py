@@ -51,7 +51,7 @@ def sweep(
 
     Raises:
         InputError: a key, value or setting that cannot be used, or data that cannot be prepared.
-        RuntimeError: a training diverged whose program is its own; those of numbers of a shared program are noted.
+        Failure: a training diverged whose program is its own; those of numbers of a shared program are noted.
     """
     from ssad_jax import workdir as workdirs  # with what it brings: not needed for --help and bad flags
     from ssad_jax.comparison.compute import Store

@@ -20,11 +20,12 @@ import optax
 from jax import lax
 
 from data_prep.command import Stopped
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from ssad_jax import batching, checkpoint, methods, parallel
 from ssad_jax import workdir as workdirs
 from ssad_jax.backends import choices
 from ssad_jax.knowledge import load as load_knowledge
+from ssad_jax.methods.own import check as check_own
 from ssad_jax.prepared import Prepared
 from ssad_jax.run_log import RunLog
 
@@ -65,7 +66,7 @@ def make_gradient(loss):
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
 
         def objective(params):
-            sums, counts, diagnostics = loss(params, batch, keys, parallel.gather)
+            sums, counts, diagnostics = loss(_held(params), batch, keys, parallel.gather)
             shares = [s / jnp.maximum(parallel.sum_devices(counts[name]), 1) for name, s in sums.items()]
             terms = {f"loss/{name}": (s, counts[name]) for name, s in sums.items()}
             return sum(shares), {**terms, **diagnostics}
@@ -77,8 +78,13 @@ def make_gradient(loss):
     return gradient
 
 
+def _held(params):
+    """`params`, of which nothing moves what is fixed."""
+    return params | {name: lax.stop_gradient(tree) for name, tree in params.items() if name == "fixed"}
+
+
 def make_observation(observe):
-    """The per-device mean over an epoch's batches of what one network gives: (params, dataset, order) -> means.
+    """The per-device mean over an epoch's batches of what one network gives: (params, dataset, order) -> means, count.
 
     Args:
         observe: `Method.observe`: (params, batch) -> local sums, local count.
@@ -90,7 +96,7 @@ def make_observation(observe):
             return parallel.sum_devices(observe(params, batch))
 
         sums, count = jax.tree.map(lambda x: x.sum(0), lax.map(of_batch, order))
-        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums)
+        return jax.tree.map(lambda x: x / jnp.maximum(count, 1), sums), count
 
     return observation
 
@@ -114,8 +120,10 @@ def epoch_of_one(method, optimizer: optax.GradientTransformation):
 
     def epoch(state, dataset, order):
         if observation:
-            means = observation(state["params"], dataset, order)
-            state = {**state, "params": method.absorb(state["params"], means, state["step"])}
+            means, count = observation(state["params"], dataset, order)
+            after = method.absorb(state["params"], means, state["step"])
+            after = jax.tree.map(lambda new, old: jnp.where(count > 0, new, old), after, state["params"])
+            state = {**state, "params": after}  # a chunk may hold no example of this network
 
         def step(state, index):
             gradients, terms = gradient(state["params"], state["stream"], state["step"], dataset, index)
@@ -199,8 +207,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 
     Raises:
         InputError: the workdir belongs to another run, or config and devices do not fit one another.
-        Failure: the disk is full; the state of the newest checkpoint is kept.
-        RuntimeError: the loss or a parameter is not finite; names the step and the last good checkpoint.
+        Failure: the disk is full, or the loss or a parameter is not finite; the newest checkpoint is kept (and named).
         Stopped: SIGTERM or SIGUSR1 came; the state of the last complete epoch is saved.
     """
     mesh = parallel.make_mesh(devices)
@@ -215,7 +222,7 @@ def train(config, prepared: Prepared, workdir, method=None, devices=None) -> dic
 def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
     enable_compilation_cache(config)
     knowledge = find_knowledge(config, prepared)
-    method = method or methods.get(config.method).create(config, prepared.system, knowledge)
+    method = method or make_method(config, prepared, knowledge)
     optimizer = make_optimizer(config)
     rules = {"names": list(knowledge.names), "keys": np.asarray(knowledge.keys)} if knowledge else {}
     own_streams = streams(config.seed, num_networks(config))
@@ -246,7 +253,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
             metrics = summarise(records)
             if not math.isfinite(metrics["loss"]) or not math.isfinite(metrics["gradient_norm"]):
                 writer.wait()
-                raise RuntimeError(_not_finite(records, steps, epoch, workdir))
+                raise Failure(_not_finite(records, steps, epoch, workdir))
             metrics["learning_rate"] = config.optimizer.learning_rate
             metrics["windows_per_second"] = feed.num_windows / (time.perf_counter() - started)
             log.record(epoch + 1, step, metrics)
@@ -255,7 +262,7 @@ def _train(config, prepared: Prepared, workdir: Path, method, mesh) -> dict:
             if stop or last or (epoch + 1) % config.train.checkpoint_every == 0:
                 if not finite(parallel.fetch(state["params"])):  # the last update alone: no loss has seen it
                     writer.wait()
-                    raise RuntimeError(f"a parameter is not finite at step {step}; {_last_good(workdir)}")
+                    raise Failure(f"a parameter is not finite at step {step}; {_last_good(workdir)}")
                 writer.save(step, epoch + 1, state)
             if stop:
                 writer.wait()
@@ -274,7 +281,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     seed's order (examples within a chunk in their own).
 
     Raises:
-        RuntimeError: a parameter is not finite in the end.
+        Failure: a parameter is not finite in the end.
     """
     mesh = parallel.make_mesh(devices)
     parallel.check_batch_size(config.data.batch_size, mesh)
@@ -285,7 +292,7 @@ def fit(config, prepared: Prepared, seeds, method, devices=None):
     run_epoch = parallel.MappedEpoch(make_epoch(method, optimizer), mesh, config.parallel.mapping)
     params = fit_from(state, run_epoch, Feed(prepared, config, mesh, own, method.needs), config.train.num_epochs, mesh)
     if not finite(params):
-        raise RuntimeError("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
+        raise Failure("training diverged: a parameter is not finite; lower config.optimizer.learning_rate")
     return jax.tree.map(lambda p: p.reshape(len(seeds), count, *p.shape[1:]), params)
 
 
@@ -302,6 +309,18 @@ def fit_from(state, run_epoch, feed: "Feed", num_epochs: int, mesh):
 def finite(params) -> bool:
     """Whether all of the host parameters are finite."""
     return all(np.isfinite(p).all() for p in jax.tree.leaves(params))
+
+
+def make_method(config, prepared: Prepared, knowledge):
+    """The method that the config names, for a dataset's system.
+
+    Raises:
+        InputError: one of the user's own does not give what it should.
+    """
+    method = methods.get(config.method).create(config, prepared.system, knowledge)
+    if methods.is_own(config.method):
+        check_own(method, config.method, prepared)
+    return method
 
 
 def find_knowledge(config, prepared: Prepared):

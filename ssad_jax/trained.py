@@ -21,11 +21,14 @@ def restore(workdir, step: int | None = None) -> Checkpoint:
     return checkpoint.restore(Path(workdir) / "checkpoints", _abstract_params, step)
 
 
-def method(context: Context, system: System) -> Method:
+def method(context: Context, system: System, dataset_hash: str | None = None) -> Method:
     """The method that a checkpoint's config describes, for a system: the checkpoint's own, or another dataset's.
 
+    Args:
+        dataset_hash: of that dataset.
+
     Raises:
-        InputError: the method's parameters belong to the names of the dataset that it was trained on.
+        InputError: the method's parameters belong to the names of the dataset that it was trained on, or to it alone.
     """
     saved = context.knowledge
     knowledge = Knowledge(tuple(saved["names"]), saved["keys"]) if saved else None
@@ -34,6 +37,11 @@ def method(context: Context, system: System) -> Method:
         raise InputError(
             f"{context.config.method} knows the {len(context.system.node_names)} nodes that it was trained on alone, "
             f"this dataset has other ones ({len(system.node_names)}); train on this dataset"
+        )
+    if made.one_dataset and dataset_hash not in (None, context.manifest.get("dataset_hash")):
+        raise InputError(
+            f"{context.config.method} numbers what the training time of its dataset holds, and this dataset is another "
+            "one; train on this dataset"
         )
     return made
 

@@ -7,13 +7,14 @@ Likelihoods can be lower of usual traces than of unusual ones (the entropy gap);
 probabilities, division by the number of spans, a least standard deviation of latencies: all of them switches. No
 gradient of latencies enters the structure (z and the embedding of operations), as in the authors' code.
 
-Adapted: at most 64 spans of a trace. Its calls are a forest: the parent of each span is told, among the spans before
-it or none, instead of all entries of an adjacency matrix; operations are told with the calls known. Scaling divides by
-the probability of the likeliest outcome (our reading). Latencies are log(1 + us), standardised for each operation on
-training windows; the least deviation is a share of the operation's own. The dispatching layer divides a span's state,
-not its microseconds: one share stays as its self time. Layer norms instead of batch norms, mean pooling over spans, a
-standard normal prior without flow, both autoencoders learned at once (what keeps gradients apart makes them
-independent; the authors learn structure alone first), AdamW instead of RMSProp. The same few draws for every trace.
+Adapted: a trace belongs, whole, to the windows in which it begins; at most 64 of its spans are read. Its calls are a
+forest: the parent of each span is told, among the spans before it or none, instead of all entries of an adjacency
+matrix; operations are told with the calls known. Scaling divides by the probability of the likeliest outcome (our
+reading). Latencies are log(1 + us), standardised for each operation on training windows; the least deviation is a share
+of the operation's own. The dispatching layer divides a span's state, not its microseconds: one share stays as its self
+time. Layer norms instead of batch norms, mean pooling over spans, a standard normal prior without flow, both
+autoencoders learned at once (what keeps gradients apart makes them independent; the authors learn structure alone
+first), AdamW instead of RMSProp. The same few draws for every trace.
 Published sizes: width 500, 4 layers; in `config.compared.tracevae`.
 
 Fidelity: medium.
@@ -274,4 +275,4 @@ def create(config, system: System, knowledge=None) -> Method:
 
     names = (*units.SCORE_NAMES, "top, structure alone", "top, latency alone")
     needs = Needs(alone=True, inputs=units.reader(traces.lister(settings.operations)))
-    return Method(init, loss, score, score_names=names, needs=needs, observe=observe, absorb=absorb, bound=True)
+    return Method(init, loss, score, score_names=names, needs=needs, observe=observe, absorb=absorb, one_dataset=True)

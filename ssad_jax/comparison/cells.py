@@ -1,7 +1,8 @@
 """Cells on disk: what one family says of one split with one seed. An interrupted comparison goes on from them.
 
 A cell's file name ends with a hash of everything that its scores depend on but the program itself: settings, dataset,
-rules, seed. A changed setting therefore never finds an old cell. The program's fingerprint stands inside.
+rules, seed, the file of a detector of one's own. A changed setting therefore never finds an old cell. The program's
+fingerprint stands inside.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ssad_jax import methods
 from ssad_jax.comparison.families import Family
 from ssad_jax.comparison.splits import Split
 from ssad_jax.evaluation_log import config_hash
@@ -52,6 +54,8 @@ def cell_hash(split: Split, family: Family, seed: int) -> str:
         config_hash(config, LATER if trained else LATER + TRAINING), split.prepared.manifest["dataset_hash"],
         hashlib.sha256(rules).hexdigest(),
     ]  # fmt: skip
+    if methods.is_own(family.name):
+        facts.append(hashlib.sha256(Path(methods.get(family.name).__file__).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -46,7 +46,7 @@ def compute(
         cache: of the split, for what several families read.
 
     Raises:
-        InputError, RuntimeError: from training; see `fit`.
+        InputError, Failure: from training; see `fit`.
     """
     config, data = family.config(split.config), split.prepared
     if family.kind in ("trained", "untrained"):

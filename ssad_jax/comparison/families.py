@@ -14,7 +14,7 @@ from ssad_jax import settings
 from ssad_jax.config import use_method
 from ssad_jax.floors import FLOORS
 from ssad_jax.floors.pyod import PYOD
-from ssad_jax.methods import COMPARED
+from ssad_jax.methods import COMPARED, is_own
 
 MAIN, CROSS = "knowledge_ssl", "cross_service"  # methods A and B
 COMBINED = "combined"
@@ -91,7 +91,7 @@ def select(names: str, config) -> tuple[list[Family], list[str]]:
     remedy = 'PyOD is not installed; pip install -e ".[baselines]"'
     if names.strip() != "all":
         wanted = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-        known |= {name: Family(name, "trained", method=name) for name in wanted if "." in name}  # the user's own
+        known |= {name: Family(name, "trained", method=name) for name in wanted if is_own(name)}
         for name in wanted:
             if name in known:
                 settings.check(known[name].config(config))

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import jax
 
-from ssad_jax import methods, train
+from ssad_jax import train
 from ssad_jax.backends import choices
 from ssad_jax.comparison.splits import Split
 
@@ -12,9 +12,7 @@ from ssad_jax.comparison.splits import Split
 def make_method(config, split: Split):
     """The method of a config for the split's system; its compiled programs are kept where `config.train` says so."""
     train.enable_compilation_cache(config)
-    return methods.get(config.method).create(
-        config, split.prepared.system, train.find_knowledge(config, split.prepared)
-    )
+    return train.make_method(config, split.prepared, train.find_knowledge(config, split.prepared))
 
 
 def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, object]]:
@@ -26,7 +24,7 @@ def fit(config, split: Split, seeds: list[int], method) -> Iterator[tuple[int, o
 
     Raises:
         InputError: the config cannot be trained.
-        RuntimeError: training diverged.
+        Failure: training diverged.
     """
     groups = [seeds] if choices().networks_together else [[seed] for seed in seeds]
     for group in groups:

@@ -1,6 +1,7 @@
 """Detectors by name. A method is a module with `create(config, system, knowledge) -> Method`."""
 
 import importlib
+import inspect
 
 METHODS = {
     "knowledge_ssl": "ssad_jax.methods.knowledge_ssl",  # method A
@@ -18,6 +19,11 @@ COMPARED: dict[str, str] = {  # the compared systems
 WITH_KNOWLEDGE = {"knowledge_ssl"}  # the others make no use of a knowledge file
 
 
+def is_own(name: str) -> bool:
+    """Whether a name is that of a module of the user's: `package.module`."""
+    return "." in name and all(name.split("."))
+
+
 def get(name: str):
     """The module of the method called `name`: a known one, or a module of the user's, `package.module`.
 
@@ -27,7 +33,7 @@ def get(name: str):
     from data_prep.errors import InputError
 
     known = METHODS | COMPARED
-    if name not in known and "." not in name:
+    if name not in known and not is_own(name):
         raise InputError(
             f"config.method is {name!r}; known methods are {', '.join(sorted(known))}, or package.module of your own"
         )
@@ -35,6 +41,10 @@ def get(name: str):
         module = importlib.import_module(known.get(name, name))
     except ImportError as error:
         raise InputError(f"method {name!r} cannot be imported ({error}); start where the module can be found") from None
-    if not hasattr(module, "create"):
-        raise InputError(f"{module.__name__} has no function create(config, system, knowledge) -> Method")
+    except SyntaxError as error:
+        raise InputError(f"method {name!r} is no Python: {error}") from None
+    try:
+        inspect.signature(module.create).bind("config", "system", "knowledge")
+    except (AttributeError, TypeError):
+        raise InputError(f"{module.__name__} has no function create(config, system, knowledge) -> Method") from None
     return module

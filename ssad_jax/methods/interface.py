@@ -32,7 +32,7 @@ class Representations(NamedTuple):
 class WindowScores(NamedTuple):
     """The same of a method that has a score of its own for each window; larger is more anomalous.
 
-    nan of windows in which it has nothing to judge, and of windows that do not exist.
+    nan of windows in which it has nothing to judge, and of windows that do not exist; an infinite score alerts.
     """
 
     score: jax.Array  # [B, L, V]: as `Method.score_names` has them
@@ -49,8 +49,9 @@ class Carry(NamedTuple):
 class Method(NamedTuple):
     """Pure functions; see the functions of the same names in the modules of methods.
 
-    What is computed from training windows and not learned (a centre, a scale) lies in `params["fixed"]`: `observe` is
-    averaged over a pass through the training windows before an epoch, `absorb` puts the means where they belong.
+    What is computed from training windows and not learned (a centre, a scale) lies in `params["fixed"]`, which has no
+    gradient: `observe` is averaged over a pass through the training windows before an epoch (where they are streamed,
+    of a chunk, before its part of the epoch), `absorb` puts the means where they belong.
     """
 
     init: Callable  # key -> params, a nested dict of arrays
@@ -66,3 +67,4 @@ class Method(NamedTuple):
     observe: Callable | None = None  # params, batch -> sums (a pytree), count, over the batch's windows
     absorb: Callable | None = None  # params, means, step -> params, before the epoch that begins at a step
     bound: bool = False  # parameters belong to the names of the dataset that they were trained on
+    one_dataset: bool = False  # to that dataset alone: they number what its own training time holds

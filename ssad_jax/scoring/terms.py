@@ -131,9 +131,9 @@ def _represented(window, position, service, system) -> Terms:
 
 
 def _judged(window, position, service, score) -> Terms:
-    nothing = np.zeros(len(window), np.float32)
+    nothing, service = np.zeros(len(window), np.float32), np.where(np.isnan(service), 0, service).astype(np.float32)
     prototype, score = np.zeros(len(window), np.int32), score.astype(np.float32)
-    return Terms(window, position, service.astype(np.float32), nothing, nothing, nothing, prototype, own=score)
+    return Terms(window, position, service, nothing, nothing, nothing, prototype, own=score)
 
 
 def joined(parts: list[Terms]) -> Terms:

@@ -2,12 +2,17 @@
 
 import numpy as np
 
+from data_prep.errors import InputError
 from ssad_jax.scoring.calibration import Scores, require_windows
 from ssad_jax.scoring.terms import Columns, Terms
+
+ROUNDING = 1e-6  # relative error of scores: that of float32, some sums on
 
 
 def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(x - median) / (q95 - median) of the held-out scores; nan, where there was nothing to judge, becomes 0: usual.
+
+    Where held-out scores differ by rounding alone, what differs from them by no more is as usual.
 
     Args:
         held_out: [H] or [H, V] f32.
@@ -18,18 +23,28 @@ def on_held_out_scale(held_out: np.ndarray, test: np.ndarray) -> tuple[np.ndarra
         held_out = np.where(known.any(0), held_out, 0.0)
     middle, high = np.nanquantile(held_out.astype(np.float64), [0.5, 0.95], axis=0)
     spread = np.where(high > middle, high - middle, np.nanstd(held_out, axis=0))
-    spread = np.where(spread > 0, spread, 1.0)
-    held_out, test = ((np.asarray(some, np.float64) - middle) / spread for some in (held_out, test))
-    return tuple(np.where(np.isnan(some), 0.0, some) for some in (held_out, test))
+    rounding = ROUNDING * np.abs(middle)
+    constant = np.nanmax(np.abs(held_out - middle), axis=0) <= rounding
+    spread = np.where((spread > 0) & ~constant, spread, 1.0)
+
+    def scaled(some):
+        away = np.asarray(some, np.float64) - middle
+        return np.where(np.isnan(away) | constant & (np.abs(away) <= rounding), 0.0, away / spread)
+
+    return scaled(held_out), scaled(test)
 
 
 def read_scores(held_out: Terms, test: Terms) -> tuple[Terms, Terms]:
     """One network's terms with its own scores on the scale of its held-out windows.
 
     Raises:
-        InputError: there is no held-out window.
+        InputError: there is no held-out window, or a score of one is infinite.
     """
     require_windows(held_out)
+    if infinite := int(np.isinf(held_out.own).any(1).sum()):
+        raise InputError(
+            f"scores of {infinite} of {len(held_out.own)} held-out windows are infinite: no scale can be set by them"
+        )
     low, high = on_held_out_scale(held_out.own, test.own)
     if not len(test.window):
         test = test._replace(residual=np.zeros((0, held_out.residual.shape[1]), np.float32))

@@ -68,7 +68,7 @@ def fill(store: Store, parameter: Parameter, found: list[Variant], seeds: list[i
         How trainings that can share a program were run; None where there was none to run.
 
     Raises:
-        RuntimeError: training diverged, where another value is another program.
+        Failure: training diverged, where another value is another program.
     """
     form = None
     for part in range(len(found[0].splits)):

@@ -123,6 +123,18 @@ def untimed(text: str) -> str:
     return re.sub(r'"(train_seconds|windows_per_second)": [^,]+', r'"\1": 0', text)
 
 
+def test_a_changed_file_of_ones_own_finds_no_old_cell(folder, tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    file, own = tmp_path / "mine" / "detector.py", families.Family("mine.detector", "trained", method="mine.detector")
+    monkeypatch.syspath_prepend(tmp_path)
+    split = splits.find_split(make_config(folder), "chronological")
+    found = []
+    for text in ("A = 1", "A = 2", "A = 1"):
+        file.write_text(f"{text}\ndef create(config, system, knowledge): pass\n")
+        found.append(cells.cell_hash(split, own, 0))
+    assert found[0] == found[2] != found[1]
+
+
 def test_cells_are_kept_and_only_what_is_missing_or_changed_is_computed(folder, tmp_path, toy, capsys):
     first = run(folder, tmp_path)
     assert first["cells_computed"] == 6 * (2 + 2 + 2 + 1 + 1) and len(toy) == 6 * 4

@@ -11,9 +11,12 @@ import pytest
 from flax import nnx
 from sklearn.metrics import roc_auc_score
 
+from data_prep.errors import InputError
+from ssad_jax.checkpoint import Context
 from ssad_jax.compared import logbert
 from ssad_jax.compared.transformer import Encoder
 from ssad_jax.config import default_config, use_method
+from ssad_jax.trained import method as trained_method
 from tests.ssad_jax.log_lines import prepared_with_logs, with_logs, wrong_and_right
 from tests.ssad_jax.short_training import batch_of, jit, keys_of, total, trained
 
@@ -173,6 +176,14 @@ def test_the_order_of_nodes_changes_nothing(scored, method, config, data, fitted
     again = logbert.create(config, system)
     own = jit(again.score)(fitted[0], batch_of(again, other, [5, 6])).score[:, 0]
     np.testing.assert_allclose(own, scored[[5, 6]], rtol=1e-5, atol=1e-6)
+
+
+def test_a_dataset_of_other_names_is_refused(data, config):
+    renamed = dataclasses.replace(data.system, node_names=tuple(f"x{name}" for name in data.system.node_names))
+    context = Context(config, data.system, {"dataset_hash": "own"}, {})
+    assert trained_method(context, data.system, "other").bound
+    with pytest.raises(InputError, match="this dataset has other ones"):
+        trained_method(context, renamed)
 
 
 def test_windows_of_few_events_are_judged_by_their_number(method, data, fitted, tmp_path):

@@ -13,7 +13,9 @@ from flax import nnx
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
-from ssad_jax import batching, methods, train
+from data_prep.errors import InputError
+from ssad_jax import batching, methods, train, trained
+from ssad_jax.checkpoint import Context
 from ssad_jax.compared import traces, tracevae
 from ssad_jax.config import default_config, use_method
 from tests.synthetic import NS, make_prepared
@@ -214,6 +216,15 @@ def test_loss_falls_scores_differ_and_slow_calls_are_found_at_their_service(prep
     assert (np.asarray(scores.service)[label == 1, 0].argmax(-1) == 2).mean() > 0.9
 
 
+def test_latencies_move_no_part_of_the_structure(prepared):
+    method = create(prepared)
+    params, batch = observed(method, prepared), batch_of(prepared, method, [3, 40])
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(5), i))(batch.index)
+    gradient = jit(jax.grad(lambda p: method.loss(p, batch, keys, None)[0]["latency"]))(params)["network"]
+    moved = {name for name, part in gradient.items() if any(np.any(leaf) for leaf in jax.tree.leaves(part))}
+    assert moved == {"latency", "latency_encoder", "latency_posterior", "latency_prior", "latency_decoder"}
+
+
 def test_the_switches_of_the_score_by_their_effect(prepared):
     settings = [{}, {"scaled": False}, {"per_span": False}]
     all_scores = []
@@ -224,6 +235,13 @@ def test_the_switches_of_the_score_by_their_effect(prepared):
     usual, plain, whole = all_scores
     assert plain[3] > usual[3] and plain[4] == pytest.approx(usual[4], rel=1e-4)  # probabilities below the likeliest
     np.testing.assert_allclose(whole, len(CALLS) * usual, rtol=1e-3)  # every trace has as many spans
+
+
+def test_another_dataset_is_refused_as_its_operations_have_other_numbers(prepared):
+    context = Context(small_config(), prepared.system, {"dataset_hash": "own"}, {})
+    trained.method(context, prepared.system), trained.method(context, prepared.system, "own")
+    with pytest.raises(InputError, match="this dataset is another one"):
+        trained.method(context, prepared.system, "other")
 
 
 def test_the_optimiser_leaves_what_is_not_learned_alone(prepared):

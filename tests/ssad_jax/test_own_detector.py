@@ -1,18 +1,23 @@
-"""The detector of one's own that docs/compared.md shows: the text is the file, and the commands in it run."""
+"""The detector of one's own that docs/compared.md shows: the text is the file, the commands in it run; its mistakes."""
 
 import json
 import os
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
+from data_prep.errors import InputError
+from ssad_jax import methods, settings, train
 from ssad_jax.compared import COMPACT
+from ssad_jax.config import default_config
 from tests.synthetic import make_prepared, save
 
 ROOT = Path(__file__).parents[2]
+FILE = (ROOT / "docs" / "own_detector.py").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "compared.md").read_text(encoding="utf-8")
 CONFIG = """
 from ssad_jax.config import default_config
@@ -44,7 +49,7 @@ def run(folder, *arguments):
 
 def test_the_page_shows_the_file():
     (shown,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert shown == (ROOT / "docs" / "own_detector.py").read_text(encoding="utf-8")
+    assert shown == FILE
 
 
 def test_main_trains_and_evaluates_it(folder):
@@ -75,3 +80,72 @@ def test_the_page_says_of_each_system_what_comparisons_say():
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("| `")]
     shown = {row[0].strip("`"): (row[1], row[4], row[5]) for row in rows}
     assert shown == {name: (form.system, form.fidelity, form.adapted) for name, form in COMPACT.items()}
+
+
+BOTH = "jnp.stack([each.mean(-1), each.max(-1)], axis=-1)"
+MISTAKES = [  # what stands in the file, what in its place, what is said
+    ("def create(", "def make(", "has no function create"),
+    ("knowledge=None)", "*, own)", "has no function create"),
+    ("return Method(", "Method(", "create gives NoneType instead of Method"),
+    ("needs=Needs(alone=True)", "needs=None", "needs=None is no Needs"),
+    ("bound=True", "observe=loss", "observe and absorb need one another"),
+    ('"worst signal"', '"mean"', "is no tuple of different names"),
+    ('score_names=("mean", "worst signal"), ', "", "WindowScores instead of ScoreTerms, as there are no score_names"),
+    ('return {"code": 0.1 *', "return jnp.zeros(2); {0: 0.1 *", "init gives an array .* instead of a dict of arrays"),
+    (", {}", "", "loss gives no .sums, counts, diagnostics."),
+    ("each.sum()}", "each}", r"loss gives an array \(2, 1\) as 'reconstruction' instead of one number"),
+    ('{"reconstruction": batch', '{"other": batch', "no dicts of the same names"),
+    (BOTH, "each.mean(-1)", r"score is an array \(2, 3\) instead of \(2, 3, 2\) for 2 runs of 3 windows"),
+    (BOTH, BOTH.replace("stack([", "stack([each.min(-1), "), r"\(2, 3, 3\) instead of \(2, 3, 2\)"),
+    ("each @ of_service)", "each)", "service is an array .* instead of"),
+    (f"WindowScores({BOTH}, each @ of_service)", "each.mean(-1)", "score gives an array .* instead of WindowScores"),
+]
+
+
+@pytest.fixture(scope="module")
+def data():
+    return make_prepared()
+
+
+def made(text, data, monkeypatch):
+    """The method of a file of such a text."""
+    module, config = types.ModuleType("own.detector"), default_config("toy")
+    exec(compile(text, "detector.py", "exec"), vars(module))
+    monkeypatch.setitem(sys.modules, "own.detector", module)
+    config.method = "own.detector"
+    return train.make_method(config, data, None)
+
+
+def test_the_file_has_no_mistake(data, monkeypatch):
+    assert made(FILE, data, monkeypatch).score_names == ("mean", "worst signal")
+
+
+@pytest.mark.parametrize(("right", "wrong", "said"), MISTAKES)
+def test_a_mistake_in_the_file_is_told_before_training(right, wrong, said, data, monkeypatch):
+    assert FILE.count(right) == 1
+    with pytest.raises(InputError, match=said):
+        made(FILE.replace(right, wrong), data, monkeypatch)
+
+
+def test_what_absorb_gives_must_be_the_parameters_of_init(data, monkeypatch):
+    text = FILE.replace("bound=True", "observe=lambda params, _: (0.0, 1), absorb=lambda params, mean, _: {'m': mean}")
+    with pytest.raises(InputError, match="absorb gives other parameters than init"):
+        made(text, data, monkeypatch)
+
+
+@pytest.mark.parametrize("name", [".own", "own.", "own..detector", "own", ""])
+def test_names_that_are_no_module_s(name):
+    config = default_config("toy")
+    config.method = name
+    with pytest.raises(InputError, match="package.module of your own"):
+        settings.check(config)
+    with pytest.raises(InputError, match="package.module of your own"):
+        methods.get(name)
+
+
+def test_a_file_that_is_no_python_is_told_with_the_line(tmp_path, monkeypatch):
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished" / "detector.py").write_text("def create(\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(InputError, match=r"is no Python: .*\(detector.py, line 1\)"):
+        methods.get("unfinished.detector")

@@ -32,6 +32,26 @@ def test_a_value_that_cannot_work_is_named(key, value):
         settings.check(config)
 
 
+def test_every_number_of_a_compared_system_has_bounds():
+    flat = flatten(default_config("x").compared.to_dict())
+    numbers = {key: value for key, value in flat.items() if not isinstance(value, bool)}
+    for key, value in numbers.items():
+        for bad in (-1,) if isinstance(value, int) else (-1.0, float("inf"), float("nan")):
+            config = default_config("x")
+            config.compared.update_from_flattened_dict({key: bad})
+            with pytest.raises(InputError, match=f"compared.{key}=.*--config.compared.{key}"):
+                settings.check(config)
+
+
+def test_tracegra_needs_a_term():
+    config = default_config("x")
+    config.compared.tracegra.update({"signals": 0.0, "structure": 0.0})
+    settings.check(config)  # no other method reads them
+    config.method = "tracegra_adapted"
+    with pytest.raises(InputError, match="switched off"):
+        settings.check(config)
+
+
 @pytest.mark.parametrize(
     ("method", "section"), [("cross_service", {"service": 0.0, "system": 0.0}),
                             ("knowledge_ssl", {"reconstruction": 0.0, "contrastive": 0.0, "knowledge": 0.0})],

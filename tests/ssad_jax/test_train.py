@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from data_prep.command import Stopped
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from ssad_jax import batching, checkpoint, parallel, train
 from tests.ssad_jax import toy
 from tests.synthetic import make_prepared
@@ -183,7 +183,7 @@ def test_training_in_memory_is_a_run_of_each_seed(tmp_path, turns):
 def test_training_in_memory_that_diverges_says_so(turns):
     config = turning_config()
     config.optimizer.learning_rate = 1e38
-    with pytest.raises(RuntimeError, match="training diverged.*learning_rate"):
+    with pytest.raises(Failure, match="training diverged.*learning_rate"):
         train.fit(config, turns, [0], toy.METHOD, jax.devices()[:1])
 
 
@@ -239,7 +239,7 @@ def test_non_finite_loss_stops_the_run_and_names_the_last_good_checkpoint(tmp_pa
     chunks, group = batching.plan_chunks(prepared, 8, 1000), batching.example_groups(prepared)
     [(_, order)] = batching.epoch_order(chunks, group, train.streams(config.seed, 1), 1, 8)
     config.train.num_epochs = 2
-    with pytest.raises(RuntimeError) as error:  # 3 steps an epoch
+    with pytest.raises(Failure) as error:  # 3 steps an epoch
         run(config, prepared, tmp_path, toy.poisoned(int(order[0, 1, 0])))
     message = str(error.value)
     assert "loss/square" in message and "not finite at step 5 (epoch 2)" in message
@@ -336,9 +336,8 @@ def centred(every_epoch: bool):
         return {**toy.init(key), "fixed": {"centre": jnp.full(32, 100.0), "seen": jnp.zeros(())}}
 
     def loss(params, batch, keys, gather):
-        centre = jax.lax.stop_gradient(params["fixed"]["centre"])
         sums, counts, diagnostics = toy.loss(params, batch, keys, gather)
-        x = batch.graphs.nodes.mean(axis=2) - centre[None, None]
+        x = batch.graphs.nodes.mean(axis=2) - params["fixed"]["centre"][None, None]
         pull = jnp.where(batch.window_mask, jnp.square(x @ params["w"]).sum(-1), 0).sum()
         return {**sums, "pull": pull}, {**counts, "pull": batch.window_mask.sum()}, diagnostics
 
@@ -369,3 +368,16 @@ def test_what_is_observed_is_the_mean_over_training_windows_and_is_neither_learn
     for name in ("w", "v"):
         np.testing.assert_allclose(one[name], four[name], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(one["fixed"]["centre"], four["fixed"]["centre"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_chunk_without_an_example_of_a_network_leaves_what_it_observed(prepared):
+    """As where a chunk of a streamed dataset holds segments of the network's own group alone."""
+    config, method, mesh = toy.small_config(), centred(True), parallel.make_mesh(jax.devices()[:1])
+    optimizer, own = train.make_optimizer(config), train.streams(0, 1)
+    feed = train.Feed(prepared, config, mesh, own, method.needs)
+    run_epoch = parallel.MappedEpoch(train.make_epoch(method, optimizer), mesh, config.parallel.mapping)
+    state = parallel.replicate(jax.device_get(train.init_state(method.init, optimizer, own)), mesh)
+    dataset, order, _ = next(feed.visits(0))
+    before = parallel.fetch(run_epoch(state, dataset, order)[0])
+    after = parallel.fetch(run_epoch(parallel.replicate(before, mesh), dataset, np.full_like(order, -1))[0])
+    same(after, before)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from data_prep.errors import InputError
 from ssad_jax.config import default_config
 from ssad_jax.methods.interface import Method, WindowScores
 from ssad_jax.scoring.detectors import method_detectors, score_dataset, suspect_lists
@@ -36,6 +37,15 @@ def test_a_window_without_a_score_is_usual():
 def test_constant_or_no_scores_in_normal_time_leave_differences_as_they_are(held_out):
     low, high = on_held_out_scale(held_out, np.array([3.0, 4.0]))
     assert not low.any() and high[1] - high[0] == 1
+
+
+def test_scores_that_differ_by_rounding_are_all_usual_and_others_are_not():
+    constant = np.float32([7, 7, np.nextafter(np.float32(7), 8), 7])
+    low, high = on_held_out_scale(constant, np.float32([7.000001, 6.999999, 8, np.nan]))
+    assert not low.any() and high.tolist() == [0, 0, 1, 0]
+    columns = np.stack([constant, np.float32([0, 1, 2, 3])], axis=1)
+    low, _ = on_held_out_scale(columns, columns)
+    assert not low[:, 0].any() and len(set(low[:, 1])) == 4
 
 
 def own_scores(names, services: bool) -> Method:
@@ -79,6 +89,33 @@ def test_windows_without_a_score_are_counted_and_usual(data):
     silent = data.windows.start_tick[scored.terms.window] % 4 == 0
     assert 0 < scored.unjudged == silent.sum() < len(silent)
     assert not scored.scores.calibrated[silent].any() and scored.scores.calibrated[~silent].any()
+
+
+def test_no_held_out_score_may_be_infinite(data):
+    with pytest.raises(InputError, match="18 of 24 held-out windows are infinite"):
+        scored_by(own_scores(("up", "down"), False), [np.inf], data)
+
+
+def test_an_infinite_score_of_a_test_window_alerts(data):
+    nodes, row = data.windows.nodes.copy(), int(data.test_runs[0, 1])
+    nodes[row] = 1e30  # the square overflows
+    other = dataclasses.replace(data, windows=dataclasses.replace(data.windows, nodes=nodes))
+    scored = scored_by(own_scores(("up", "down"), False), [1.0], other)
+    found = method_detectors(other, scored, default_config("toy").score)["variants"]["calibrated"]
+    place = int(np.flatnonzero(scored.terms.window == row)[0])
+    assert np.isinf(found.score[place]) and found.alert[place]
+
+
+def test_services_of_which_nothing_is_said_are_usual(data):
+    method = own_scores(("up", "down"), True)
+
+    def score(params, batch, keys=None):
+        found = method.score(params, batch)
+        return found._replace(service=found.service.at[..., 1].set(jnp.nan))
+
+    scored = scored_by(method._replace(score=score), [1.0], data)
+    assert np.isfinite(scored.scores.node_error).all()
+    assert all(len(names) == len(set(names)) for names in suspect_lists(data, scored))
 
 
 def test_a_method_without_service_scores_names_no_suspects(data):

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from data_prep.errors import InputError
+from data_prep.errors import Failure, InputError
 from ssad_jax import checkpoint, evaluate, methods, parallel, prepared, train
 from ssad_jax.config import use_method
 from ssad_jax.metrics import point_metrics
@@ -58,7 +58,7 @@ def test_a_checkpoint_of_parameters_that_are_no_numbers_is_an_input_error(tmp_pa
 def test_a_fit_window_that_is_no_number_ends_training_with_the_step(tmp_path):
     data = make_prepared()
     config = toy.small_config()
-    with pytest.raises(RuntimeError, match=r"is not finite at step \d+ \(epoch 1\); none is saved yet"):
+    with pytest.raises(Failure, match=r"is not finite at step \d+ \(epoch 1\); none is saved yet"):
         train.train(config, with_nodes(data, int(data.fit_sequences[0, 0]), np.nan), tmp_path, toy.METHOD)
     assert checkpoint.steps(tmp_path / "checkpoints") == []
 
@@ -72,7 +72,7 @@ def one_step(tmp_path, learning_rate, num_epochs):
 
 
 def test_parameters_that_the_last_update_broke_are_not_saved(tmp_path):
-    with pytest.raises(RuntimeError, match="a parameter is not finite at step 1; none is saved yet"):
+    with pytest.raises(Failure, match="a parameter is not finite at step 1; none is saved yet"):
         one_step(tmp_path, np.inf, 1)
     assert checkpoint.steps(tmp_path / "checkpoints") == []
 

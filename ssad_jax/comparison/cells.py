@@ -54,8 +54,8 @@ def cell_hash(split: Split, family: Family, seed: int) -> str:
         config_hash(config, LATER if trained else LATER + TRAINING), split.prepared.manifest["dataset_hash"],
         hashlib.sha256(rules).hexdigest(),
     ]  # fmt: skip
-    if methods.is_own(family.name):
-        facts.append(hashlib.sha256(Path(methods.get(family.name).__file__).read_bytes()).hexdigest())
+    if trained and methods.is_own(config.method):
+        facts.append(hashlib.sha256(Path(methods.get(config.method).__file__).read_bytes()).hexdigest())
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -29,7 +29,7 @@ EPOCHS = flags.DEFINE_list("epochs", ["1"], "Multiples of a method's own number 
 def losses(config, prepared, seed: int) -> tuple[float, float]:
     """The loss on held-out windows of one network, before training and after; its group is held out."""
     mesh = parallel.make_mesh(jax.local_devices()[:1])
-    method = methods.get(config.method).create(config, prepared.system, None)
+    method = train.make_method(config, prepared, None)
     optimizer, own = train.make_optimizer(config), train.streams(seed, 1)
     run_epoch = parallel.MappedEpoch(train.make_epoch(method, optimizer), mesh, config.parallel.mapping)
     feed = train.Feed(prepared, config, mesh, own, method.needs)
